@@ -1,0 +1,3 @@
+//! Configuration: values in `settings`.
+pub mod settings;
+pub use settings::*;

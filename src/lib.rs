@@ -1,0 +1,14 @@
+//! nbguard: ends the one notebook that exhausts its container's memory.
+
+#[allow(unsafe_code)]
+pub mod sys;
+
+pub mod config;
+pub mod facts;
+pub mod host;
+pub mod ids;
+pub mod parse;
+pub mod policy;
+pub mod roots;
+pub mod runtime;
+pub mod units;
