@@ -9,6 +9,7 @@ pub mod host;
 pub mod ids;
 pub mod parse;
 pub mod policy;
+pub mod report;
 pub mod roots;
 pub mod runtime;
 pub mod units;

@@ -180,3 +180,20 @@ impl Trigger {
         format!("{kind} {} {}\0", self.stall_us, self.window_us)
     }
 }
+
+/// A moment on the monotonic clock, in microseconds. Policy gets it as an argument.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    #[must_use]
+    pub fn plus(self, wait: std::time::Duration) -> Moment {
+        Moment(self.0.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time since `earlier`; nothing if that is still to come.
+    #[must_use]
+    pub fn since(self, earlier: Moment) -> std::time::Duration {
+        std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}

@@ -1,0 +1,175 @@
+//! The record of an episode: what happened, to whom, why, on which figures, how fast.
+//! One JSON object each in `incidents.jsonl`, and one line in the journal. Pure: values only.
+//!
+//! A key that changes its name or meaning is an entry in the changelog.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Bytes;
+
+/// Version of the record's shape, in every record.
+pub const SCHEMA: u32 = 1;
+
+/// One episode from its first event to its end.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Incident {
+    pub schema: u32,
+    /// UUID of the episode.
+    pub id: String,
+    /// When its first event arrived: RFC 3339, UTC, milliseconds.
+    pub time: String,
+    pub host: String,
+    pub kind: Kind,
+    /// `container`, `slice` or `host`: what was short of memory.
+    pub domain: String,
+    pub container: Option<ContainerRecord>,
+    /// How the domain is watched, such as `high+psi`.
+    pub mode: String,
+    /// Which event opened the episode.
+    pub trigger: String,
+    pub figures: FiguresRecord,
+    /// Ranked workloads, the one that goes first at the top.
+    pub rows: Vec<Row>,
+    /// Notebook servers: shown, never ended.
+    pub servers: Vec<ProcessRecord>,
+    pub unattributed: Unattributed,
+    pub verdict: Verdict,
+    /// Why, in kebab-case: the stable name of the reason to end or to hold.
+    pub reason: String,
+    /// The same for people, in one sentence.
+    pub sentence: String,
+    /// Nothing was done, only decided.
+    pub dry_run: bool,
+    pub victim: Option<Victim>,
+    pub timings: Timings,
+    /// What came back: what could not be reclaimed before, less what could not be afterwards.
+    pub freed: Option<Bytes>,
+    /// `oom_kill` of the container while the episode ran.
+    pub kernel_oom_kills: u64,
+    /// Whether the notebook was told: `written`, or `skipped: …` with the reason.
+    pub message: String,
+    /// What the victim was running, innermost frame first, where it could be had.
+    pub stack: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The guard ended a workload (or would have, under `dry_run`).
+    Kill,
+    /// The guard looked and ended nobody.
+    Hold,
+    /// The kernel's OOM killer acted in a watched container.
+    KernelOom,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Kill,
+    Hold,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub name: String,
+    pub image: String,
+    pub engine: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// What the decision was made on. Bytes, unless the name says otherwise.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FiguresRecord {
+    pub usage: Bytes,
+    pub unreclaimable: Bytes,
+    pub anon: Bytes,
+    pub shmem: Bytes,
+    pub swap: Option<Bytes>,
+    /// The lowest limit that holds for the domain; the host's memory where there is none.
+    pub total: Bytes,
+    pub limit: Option<Bytes>,
+    pub threshold: Bytes,
+    /// `memory.high` at the moment of the decision.
+    pub high: Option<Bytes>,
+    /// Tasks stalled on memory in the last 10 s, percent.
+    pub psi_some_avg10: Option<f64>,
+    pub psi_full_avg10: Option<f64>,
+}
+
+/// A workload in the ranking.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Row {
+    /// The root process.
+    pub pid: u32,
+    pub start: u64,
+    /// What its end gives back, as far as it is known: the figure that ranks it.
+    pub memory: Bytes,
+    pub lower: Bytes,
+    pub upper: Bytes,
+    /// What settled its place: `exact`, `intervals`, `cgroup-figures`, `pss`, `lower-bound`.
+    pub settled_by: String,
+    /// The process's own name.
+    pub name: String,
+    pub notebook: Option<String>,
+    pub kernel_id: Option<String>,
+    pub uid: Option<u32>,
+    pub container: Option<String>,
+    /// `yes`, or the reason why it may not be ended.
+    pub eligible: String,
+    pub because: String,
+    pub members: Vec<ProcessRecord>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    pub pid: u32,
+    pub name: String,
+    pub memory: Bytes,
+}
+
+/// Processes of the domain that belong to no workload: counted and named, never ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Unattributed {
+    pub count: u32,
+    pub memory: Bytes,
+    /// The largest of them.
+    pub top: Vec<ProcessRecord>,
+}
+
+/// The workload that was ended, and how that went.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Victim {
+    pub pid: u32,
+    pub name: String,
+    pub notebook: Option<String>,
+    pub kernel_id: Option<String>,
+    pub memory: Bytes,
+    /// `KILL`, or the rungs that were taken.
+    pub signals: Vec<String>,
+    /// Processes that were signalled, those found by later sweeps among them.
+    pub signalled: u32,
+    /// `resource_tracker` processes that were given time to unlink shared memory.
+    pub trackers_spared: u32,
+    pub sweeps: u32,
+    pub frozen: bool,
+    /// Processes that could not be signalled or did not die, with the reason.
+    pub refused: Vec<Refusal>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Refusal {
+    pub pid: u32,
+    pub reason: String,
+}
+
+/// Microseconds between the steps. `None`: the step was not reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Timings {
+    pub event_to_decision_us: Option<u64>,
+    pub decision_to_signal_us: Option<u64>,
+    pub event_to_signal_us: Option<u64>,
+    pub signal_to_dead_us: Option<u64>,
+    pub signal_to_back_us: Option<u64>,
+}
