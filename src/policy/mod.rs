@@ -1,1 +1,3 @@
-//! policy
+//! Policy: values in, values out.
+pub mod episode;
+pub mod stepping;

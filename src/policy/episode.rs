@@ -1,0 +1,667 @@
+//! The state machine of one watched domain: what to do next, given what happened.
+//! It never reads, waits or signals: it takes inputs and the time, and asks for effects. The
+//! reactor carries them out and feeds the results back. Pure.
+//!
+//! ```text
+//!  Watching ──high, psi──▶ (look) ──gate held──▶ Pressed ──window over──▶ Silenced ─┐
+//!     ▲                      │ gate passed           │ gate passed          ▲      │
+//!     │                      ▼                       ▼                      └──────┘
+//!     │                   Deciding ◀──answers── (helper reads)
+//!     │                   │      │ hold
+//!     │              kill │      └────────────▶ Lifted ──usage low again──▶ Watching
+//!     └── Cooling ◀── Killing
+//! ```
+
+use std::time::Duration;
+
+use crate::units::Moment;
+
+/// Looks inside a window: the first soon, because reclaim needs some time to show that what is
+/// left cannot be reclaimed; later ones at the pace lmkd was found to keep (10–100 ms).
+pub const FIRST_LOOK: Duration = Duration::from_millis(50);
+pub const NEXT_LOOK: Duration = Duration::from_millis(100);
+/// How long looks go on after an event before the guard sleeps again: one PSI window, since the
+/// kernel tells at most once a window.
+pub const WINDOW: Duration = Duration::from_secs(1);
+/// How long a decision may wait for the helper (identities, PSS). `smaps_rollup` takes 14 ms per
+/// GiB; a throttled process once held up the reader of its `cmdline` for 491 ms.
+pub const ANSWER_BUDGET: Duration = Duration::from_millis(250);
+/// `memory.events` fires 63 times a second under benign cache: first pause, and the longest.
+pub const SILENCE_FIRST: Duration = Duration::from_secs(1);
+pub const SILENCE_LONGEST: Duration = Duration::from_secs(30);
+/// Without PSI nothing else would wake the guard in the meantime.
+pub const SILENCE_LONGEST_WITHOUT_PSI: Duration = Duration::from_secs(1);
+/// A lifted tripwire is looked at after this, doubling.
+pub const LIFTED_FIRST: Duration = Duration::from_secs(1);
+pub const LIFTED_LONGEST: Duration = Duration::from_secs(60);
+/// A signalled tree that has not died by now is reported as what it is (D state, EPERM).
+/// SIGKILL → dead was 7–81 ms while throttled, 0.8 s for 6 GiB; trackers get 3 s.
+pub const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// Sweeps for children forked meanwhile: the pause between two.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+/// After a dry-run verdict the same container is not reported again for this long, doubling.
+pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(60);
+pub const DRY_RUN_PAUSE_LONGEST: Duration = Duration::from_secs(960);
+
+/// Where the tripwire of a domain stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// `memory.high` at the warning share.
+    Warning,
+    /// `memory.high` at the threshold.
+    Threshold,
+    /// Taken away, so that the kernel's OOM killer can work.
+    Lifted,
+    /// This domain has none: dry-run, PSI alone, v1, host.
+    Absent,
+}
+
+/// What woke the guard for this domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// `high` of `memory.events` rose.
+    High,
+    /// `max` of `memory.events` rose.
+    Max,
+    Psi,
+    /// A v1 usage threshold was crossed.
+    V1Threshold,
+    /// A container without a limit used up its step, and little is left to grant.
+    HostStep,
+    /// `/proc/pressure/memory`.
+    HostPsi,
+    /// The limit changed, or the domain was just armed: look whether it is already over.
+    Armed,
+    /// Somebody read the figures anyway (a scrape, a refresh).
+    Asked,
+}
+
+impl Wake {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Wake::High => "high",
+            Wake::Max => "max",
+            Wake::Psi => "psi",
+            Wake::V1Threshold => "v1-threshold",
+            Wake::HostStep => "host-step",
+            Wake::HostPsi => "host-psi",
+            Wake::Armed => "armed",
+            Wake::Asked => "asked",
+        }
+    }
+}
+
+/// What a look at the figures found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Looked {
+    /// The gate of `policy::decide` lets an episode open.
+    pub passed: bool,
+    /// What cannot be reclaimed is far enough below the warning step to put the tripwire there.
+    pub below_warning: bool,
+    /// … far enough below the threshold to put a lifted tripwire back.
+    pub below_threshold: bool,
+    /// Usage is so near the limit that waiting for anything risks the kernel's OOM killer.
+    pub critical: bool,
+    /// `high` or `max` rose since the look before.
+    pub rose: bool,
+}
+
+/// What ranking came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    Kill,
+    /// The helper has to read something first.
+    Ask,
+    /// Nothing is ended, and that may change within the window: another kill is in flight,
+    /// an identity is unknown, it recovered while ranking.
+    HoldForNow,
+    /// Nothing is ended, and waiting will not change it.
+    Hold,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    Wake(Wake),
+    Looked(Looked),
+    Decided(Decision),
+    /// The helper has brought what was asked for.
+    Answered,
+    /// Every process that was signalled is dead, `resource_tracker`s that are still unlinking
+    /// shared memory aside.
+    Dead {
+        trackers_left: bool,
+    },
+    /// A process that is followed while the tripwire is lifted has exited.
+    FollowedExited,
+    /// The deadline has come.
+    Timer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Read the figures, answer with `Looked`.
+    Look,
+    /// At the warning step nothing is throttled yet: read argv and environ of all now.
+    Identify,
+    /// Put the tripwire there.
+    Tripwire(Step),
+    /// An episode begins: give it a name and note the event that opened it.
+    Open(Wake),
+    /// Rank and decide, answer with `Decided`. `last`: the helper's time is over, decide on
+    /// what is known. `gate_passed`: otherwise only `notebook_max` can end something.
+    Rank {
+        last: bool,
+        gate_passed: bool,
+    },
+    /// Hand the question to the helper; `Answered` follows.
+    Ask,
+    /// Check once more and signal the tree, with this rung of the ladder.
+    Kill {
+        rung: u8,
+    },
+    /// Look for children that were forked meanwhile, and signal those.
+    Sweep,
+    /// Write the record.
+    Report(Outcome),
+    /// Stop listening to `memory.events`.
+    Silence,
+    Unsilence,
+    /// Follow the largest processes, so that an exit is noticed while the tripwire is lifted.
+    Follow,
+    Unfollow,
+}
+
+/// How an episode ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The tree is dead and what came back was measured.
+    Killed,
+    /// An earlier rung than KILL was enough, or the pressure went by itself after it.
+    Spared,
+    /// Signalled, but not dead by the deadline.
+    NotDead,
+    WouldKill,
+    Held,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Out of an episode; nothing wakes the guard but the kernel.
+    Watching,
+    /// Something fired, the gate held (or held for now): looks for one window.
+    Pressed {
+        until: Moment,
+        next: Moment,
+        open: bool,
+    },
+    /// Benign: `memory.events` is not listened to until then.
+    Silenced {
+        until: Moment,
+    },
+    /// Ranked; the helper may be reading.
+    Deciding {
+        deadline: Option<Moment>,
+        asked: bool,
+    },
+    Killing {
+        since: Moment,
+        rung: u8,
+        rung_until: Option<Moment>,
+        next: Moment,
+        dead: bool,
+    },
+    Cooling {
+        until: Moment,
+    },
+    Lifted {
+        next: Moment,
+    },
+    /// Dry-run has said what it would do; the same is not said again until then.
+    Muted {
+        until: Moment,
+    },
+}
+
+/// What a machine must know of its domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traits {
+    /// Has a tripwire of its own to move.
+    pub tripwire: bool,
+    /// Has a second witness while `memory.events` is silent.
+    pub psi: bool,
+    pub dry_run: bool,
+    pub notebook_max: bool,
+    /// Number of rungs in `signals`, at least one.
+    pub rungs: u8,
+    /// How long each rung but the last may take.
+    pub grace: Duration,
+}
+
+#[derive(Debug)]
+pub struct Machine {
+    traits: Traits,
+    state: State,
+    step: Step,
+    wake: Wake,
+    silence: Duration,
+    lifted: Duration,
+    dry_run_pause: Duration,
+    /// The hold of this stay in `Lifted` was reported; it is told once.
+    hold_told: bool,
+}
+
+impl Machine {
+    pub fn new(traits: Traits, step: Step) -> Machine {
+        Machine {
+            traits,
+            state: State::Watching,
+            step,
+            wake: Wake::Armed,
+            silence: SILENCE_FIRST,
+            lifted: LIFTED_FIRST,
+            dry_run_pause: DRY_RUN_PAUSE,
+            hold_told: false,
+        }
+    }
+
+    /// A reload changed the rules; where the domain stands stays as it is.
+    pub fn set_traits(&mut self, traits: Traits) {
+        self.traits = traits;
+        if !traits.tripwire {
+            self.step = Step::Absent;
+        } else if self.step == Step::Absent {
+            self.step = Step::Warning;
+        }
+    }
+
+    /// The tripwire was given up (somebody else keeps writing it), or could not be set.
+    pub fn tripwire_lost(&mut self) {
+        self.traits.tripwire = false;
+        self.step = Step::Absent;
+    }
+
+    pub fn step_wanted(&self) -> Step {
+        self.step
+    }
+
+    /// When the machine wants a `Timer`. `None` out of an episode: nothing wakes the guard.
+    pub fn deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Watching => None,
+            State::Pressed { next, .. } | State::Lifted { next } => Some(next),
+            State::Silenced { until } | State::Cooling { until } | State::Muted { until } => {
+                Some(until)
+            }
+            State::Deciding { deadline, .. } => deadline,
+            State::Killing { next, rung_until, .. } => {
+                Some(rung_until.map_or(next, |until| until.min(next)))
+            }
+        }
+    }
+
+    pub fn is_killing(&self) -> bool {
+        matches!(self.state, State::Killing { .. })
+    }
+
+    /// The state's name, as `ps` and the metrics show it.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Watching if self.step == Step::Threshold => "warned",
+            State::Watching => "quiet",
+            State::Pressed { .. } => "pressed",
+            State::Silenced { .. } => "silenced",
+            State::Deciding { .. } => "deciding",
+            State::Killing { .. } => "killing",
+            State::Cooling { .. } => "cooling",
+            State::Lifted { .. } => "lifted",
+            State::Muted { .. } => "muted",
+        }
+    }
+
+    /// Whether refaults may prove thrash now: after a kill they lag behind the relief.
+    pub fn may_prove_thrash(&self) -> bool {
+        !matches!(self.state, State::Cooling { .. } | State::Killing { .. })
+    }
+
+    pub fn step(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Wake(wake) => self.on_wake(now, wake, out),
+            Input::Looked(looked) => self.on_looked(now, looked, out),
+            Input::Decided(decision) => self.on_decided(now, decision, out),
+            Input::Answered => self.on_answered(out),
+            Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
+            Input::FollowedExited => {
+                if let State::Lifted { .. } = self.state {
+                    out.push(Effect::Look);
+                }
+            }
+            Input::Timer => self.on_timer(now, out),
+        }
+    }
+
+    fn on_wake(&mut self, now: Moment, wake: Wake, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Watching => {
+                self.wake = wake;
+                if self.step == Step::Warning && wake == Wake::High {
+                    // Raise first: from here on every millisecond at the step throttles all.
+                    self.move_to(Step::Threshold, out);
+                    out.push(Effect::Identify);
+                } else if wake == Wake::V1Threshold {
+                    out.push(Effect::Identify);
+                }
+                out.push(Effect::Look);
+            }
+            State::Pressed { open: false, .. } => {
+                self.wake = wake;
+                out.push(Effect::Look);
+            }
+            State::Cooling { .. } => {
+                self.wake = wake;
+                out.push(Effect::Look);
+            }
+            State::Silenced { .. } if wake != Wake::High && wake != Wake::Max => {
+                self.wake = wake;
+                out.push(Effect::Unsilence);
+                self.state = Self::pressed(now);
+                out.push(Effect::Look);
+            }
+            // PSI fires at most once a window, so this cannot become a storm.
+            State::Lifted { .. } if wake != Wake::High && wake != Wake::Max => {
+                out.push(Effect::Look);
+            }
+            // The open decision or kill is what this event asks for.
+            State::Pressed { open: true, .. }
+            | State::Silenced { .. }
+            | State::Lifted { .. }
+            | State::Deciding { .. }
+            | State::Killing { .. }
+            | State::Muted { .. } => {}
+        }
+    }
+
+    fn on_looked(&mut self, now: Moment, looked: Looked, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Watching | State::Cooling { .. } if looked.passed => self.open(out),
+            State::Watching => {
+                if self.traits.notebook_max {
+                    out.push(Effect::Rank { last: false, gate_passed: false });
+                }
+                self.settle(looked, out);
+                // A stall, or the threshold itself, with something left to reclaim: stay and look.
+                let at_threshold = self.step != Step::Warning
+                    && matches!(self.wake, Wake::High | Wake::Max | Wake::V1Threshold);
+                let stalled = matches!(self.wake, Wake::Psi | Wake::HostPsi | Wake::HostStep);
+                if stalled || (at_threshold && looked.rose) {
+                    self.state = Self::pressed(now);
+                }
+            }
+            State::Pressed { open: true, until, .. } => {
+                if looked.passed {
+                    let last = now >= until;
+                    self.state = State::Deciding { deadline: None, asked: last };
+                    out.push(Effect::Rank { last, gate_passed: true });
+                } else {
+                    // It recovered by itself: the episode closes, and its record says so.
+                    out.push(Effect::Report(Outcome::Held));
+                    self.state = State::Watching;
+                    self.settle(looked, out);
+                }
+            }
+            State::Pressed { until, .. } => {
+                if looked.passed {
+                    self.open(out);
+                } else if now < until {
+                    let next = now.plus(NEXT_LOOK);
+                    self.state = State::Pressed { until, next, open: false };
+                } else if looked.rose {
+                    self.silence(now, out);
+                } else {
+                    self.calm(looked, out);
+                }
+            }
+            State::Silenced { .. } => {
+                if looked.passed {
+                    self.open(out);
+                } else if looked.rose {
+                    self.silence(now, out);
+                } else {
+                    self.calm(looked, out);
+                }
+            }
+            State::Cooling { until } => {
+                if now >= until {
+                    self.calm(looked, out);
+                } else {
+                    self.settle(looked, out);
+                }
+            }
+            State::Lifted { .. } => {
+                if looked.below_threshold {
+                    out.push(Effect::Unfollow);
+                    out.push(Effect::Unsilence);
+                    self.lifted = LIFTED_FIRST;
+                    self.hold_told = false;
+                    self.state = State::Watching;
+                    let step = if looked.below_warning { Step::Warning } else { Step::Threshold };
+                    self.move_to(step, out);
+                } else {
+                    self.state = State::Lifted { next: now.plus(self.lifted) };
+                    self.lifted = (self.lifted * 2).min(LIFTED_LONGEST);
+                    if looked.passed {
+                        out.push(Effect::Rank { last: true, gate_passed: true });
+                    }
+                }
+            }
+            State::Killing { since, rung, rung_until, dead, .. } => {
+                self.on_looked_killing(now, looked, since, rung, rung_until, dead, out);
+            }
+            State::Deciding { .. } | State::Muted { .. } => {}
+        }
+    }
+
+    fn on_looked_killing(
+        &mut self,
+        now: Moment,
+        looked: Looked,
+        since: Moment,
+        rung: u8,
+        rung_until: Option<Moment>,
+        dead: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if dead {
+            // The trackers are unlinking: wait for what they give back unless it is urgent.
+            if looked.passed && looked.critical {
+                out.push(Effect::Report(Outcome::Killed));
+                self.open(out);
+            }
+            return;
+        }
+        if rung_until.is_some_and(|until| now >= until) {
+            if looked.passed {
+                let rung = rung + 1;
+                let rung_until =
+                    (rung + 1 < self.traits.rungs).then(|| now.plus(self.traits.grace));
+                let next = now.plus(SWEEP_PAUSE);
+                self.state = State::Killing { since, rung, rung_until, next, dead };
+                out.push(Effect::Kill { rung });
+            } else {
+                out.push(Effect::Report(Outcome::Spared));
+                self.cool(now, looked, out);
+            }
+        }
+    }
+
+    fn on_decided(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
+        match decision {
+            Decision::Kill if self.traits.dry_run => {
+                if self.is_watching() {
+                    out.push(Effect::Open(self.wake));
+                }
+                out.push(Effect::Report(Outcome::WouldKill));
+                self.state = State::Muted { until: now.plus(self.dry_run_pause) };
+                self.dry_run_pause = (self.dry_run_pause * 2).min(DRY_RUN_PAUSE_LONGEST);
+            }
+            Decision::Kill => {
+                if matches!(self.state, State::Lifted { .. }) {
+                    out.push(Effect::Unfollow);
+                    out.push(Effect::Unsilence);
+                }
+                if matches!(self.state, State::Lifted { .. }) || self.is_watching() {
+                    out.push(Effect::Open(self.wake));
+                }
+                let rung_until = (self.traits.rungs > 1).then(|| now.plus(self.traits.grace));
+                self.state = State::Killing {
+                    since: now,
+                    rung: 0,
+                    rung_until,
+                    next: now.plus(SWEEP_PAUSE),
+                    dead: false,
+                };
+                out.push(Effect::Kill { rung: 0 });
+            }
+            Decision::Ask => {
+                if let State::Deciding { asked: false, .. } = self.state {
+                    let deadline = Some(now.plus(ANSWER_BUDGET));
+                    self.state = State::Deciding { deadline, asked: true };
+                    out.push(Effect::Ask);
+                }
+            }
+            Decision::HoldForNow => {
+                if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
+                    let until = now.plus(WINDOW);
+                    self.state = State::Pressed { until, next: now.plus(FIRST_LOOK), open: true };
+                }
+            }
+            Decision::Hold => match self.state {
+                State::Deciding { .. } | State::Killing { .. } => self.lift(now, out),
+                _ => {}
+            },
+        }
+    }
+
+    fn on_answered(&mut self, out: &mut Vec<Effect>) {
+        if let State::Deciding { asked: true, deadline: Some(_) } = self.state {
+            self.state = State::Deciding { deadline: None, asked: true };
+            out.push(Effect::Rank { last: true, gate_passed: true });
+        }
+    }
+
+    fn on_dead(&mut self, now: Moment, trackers_left: bool, out: &mut Vec<Effect>) {
+        let State::Killing { since, rung, .. } = self.state else { return };
+        if trackers_left {
+            let next = now.plus(NEXT_LOOK);
+            self.state = State::Killing { since, rung, rung_until: None, next, dead: true };
+            return;
+        }
+        // Look afresh: a second ranking only on figures younger than the first kill.
+        out.push(Effect::Report(Outcome::Killed));
+        self.state = State::Cooling { until: now.plus(WINDOW) };
+        out.push(Effect::Look);
+    }
+
+    fn on_timer(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Pressed { until, open, .. } => {
+                self.state = State::Pressed { until, next: now.plus(NEXT_LOOK), open };
+                out.push(Effect::Look);
+            }
+            State::Silenced { .. } => {
+                out.push(Effect::Unsilence);
+                out.push(Effect::Look);
+            }
+            State::Deciding { asked: true, deadline: Some(_) } => {
+                self.state = State::Deciding { deadline: None, asked: true };
+                out.push(Effect::Rank { last: true, gate_passed: true });
+            }
+            State::Cooling { .. } | State::Lifted { .. } => out.push(Effect::Look),
+            State::Killing { since, rung, rung_until, dead, .. } => {
+                if now.since(since) >= KILL_DEADLINE && rung_until.is_none() {
+                    out.push(Effect::Report(Outcome::NotDead));
+                    self.lift_silently(now, out);
+                    return;
+                }
+                let pause = if dead { NEXT_LOOK } else { SWEEP_PAUSE };
+                let next = now.plus(pause);
+                self.state = State::Killing { since, rung, rung_until, next, dead };
+                if dead || rung_until.is_some_and(|until| now >= until) {
+                    out.push(Effect::Look);
+                }
+                out.push(Effect::Sweep);
+            }
+            State::Muted { .. } => self.state = State::Watching,
+            State::Watching | State::Deciding { .. } => {}
+        }
+    }
+
+    fn is_watching(&self) -> bool {
+        matches!(self.state, State::Watching | State::Pressed { open: false, .. })
+    }
+
+    fn pressed(now: Moment) -> State {
+        State::Pressed { until: now.plus(WINDOW), next: now.plus(FIRST_LOOK), open: false }
+    }
+
+    /// An episode opens: rank at once.
+    fn open(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.state, State::Silenced { .. }) {
+            out.push(Effect::Unsilence);
+        }
+        self.silence = SILENCE_FIRST;
+        self.state = State::Deciding { deadline: None, asked: false };
+        out.push(Effect::Open(self.wake));
+        out.push(Effect::Rank { last: false, gate_passed: true });
+    }
+
+    fn silence(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let longest = if self.traits.psi { SILENCE_LONGEST } else { SILENCE_LONGEST_WITHOUT_PSI };
+        self.state = State::Silenced { until: now.plus(self.silence) };
+        self.silence = (self.silence * 2).min(longest.max(SILENCE_FIRST));
+        out.push(Effect::Silence);
+    }
+
+    /// Back to watching, with nothing left of the benign storm.
+    fn calm(&mut self, looked: Looked, out: &mut Vec<Effect>) {
+        self.state = State::Watching;
+        self.silence = SILENCE_FIRST;
+        self.settle(looked, out);
+    }
+
+    /// Usage is low again: the step goes back to the warning share.
+    fn settle(&mut self, looked: Looked, out: &mut Vec<Effect>) {
+        if self.step == Step::Threshold && looked.below_warning {
+            self.move_to(Step::Warning, out);
+        }
+    }
+
+    fn cool(&mut self, now: Moment, looked: Looked, out: &mut Vec<Effect>) {
+        self.state = State::Cooling { until: now.plus(WINDOW) };
+        self.settle(looked, out);
+    }
+
+    /// The guard cannot help here: get out of the kernel's way, and say so once.
+    fn lift(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if !self.hold_told {
+            out.push(Effect::Report(Outcome::Held));
+            self.hold_told = true;
+        }
+        self.lift_silently(now, out);
+    }
+
+    fn lift_silently(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.lifted = LIFTED_FIRST;
+        self.state = State::Lifted { next: now.plus(self.lifted) };
+        self.lifted *= 2;
+        self.move_to(Step::Lifted, out);
+        out.push(Effect::Silence);
+        out.push(Effect::Follow);
+    }
+
+    fn move_to(&mut self, step: Step, out: &mut Vec<Effect>) {
+        if self.traits.tripwire && self.step != step {
+            self.step = step;
+            out.push(Effect::Tripwire(step));
+        }
+    }
+}
