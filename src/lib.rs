@@ -3,6 +3,7 @@
 #[allow(unsafe_code)]
 pub mod sys;
 
+pub mod act;
 pub mod config;
 pub mod facts;
 pub mod host;

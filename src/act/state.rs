@@ -1,0 +1,143 @@
+//! The note of what nbguard changed on this host, kept in `/run` so that it outlives the daemon
+//! but not the boot: which `memory.high` stood there before, and whom it froze.
+//! Written before the change, replaced as a whole, bound to the cgroup's inode.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the file's shape.
+const VERSION: u32 = 1;
+
+/// One cgroup that was changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// Container id, or the slice's path.
+    pub id: String,
+    /// The directory's inode: another container may get the same path later.
+    pub inode: u64,
+    /// The cgroup's directory.
+    pub dir: PathBuf,
+    /// The systemd unit that owns it, where the value is set as a property too.
+    pub unit: Option<String>,
+    /// `memory.high` as it was found: `max` or bytes.
+    pub original: String,
+    /// Frozen for the last sweep of a kill: to be thawed first of all.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StateFile {
+    version: u32,
+    pub changed: Vec<Changed>,
+}
+
+impl StateFile {
+    /// Reads the note of an earlier daemon. A file that is not there is an empty note.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or understood; the text says what and where.
+    pub fn read(path: &Path) -> Result<StateFile, String> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(StateFile::default()),
+            Err(e) => return Err(format!("{}: {e}", path.display())),
+        };
+        let file: StateFile =
+            serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        if file.version != VERSION {
+            return Err(format!("{}: version {} is not {VERSION}", path.display(), file.version));
+        }
+        Ok(file)
+    }
+
+    /// Replaces the note. The new one is complete before it takes the old one's place.
+    ///
+    /// # Errors
+    /// As open(2), write(2), rename(2).
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let next = path.with_extension("new");
+        let file = StateFile { version: VERSION, changed: self.changed.clone() };
+        let text = serde_json::to_vec(&file).map_err(io::Error::other)?;
+        let mut out = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&next)?;
+        out.write_all(&text)?;
+        fs::rename(&next, path)
+    }
+
+    pub fn find(&self, id: &str, inode: u64) -> Option<&Changed> {
+        self.changed.iter().find(|c| c.id == id && c.inode == inode)
+    }
+
+    /// Notes a change, or replaces the note of the same cgroup.
+    pub fn note(&mut self, changed: Changed) {
+        match self.changed.iter_mut().find(|c| c.inode == changed.inode) {
+            Some(old) => *old = changed,
+            None => self.changed.push(changed),
+        }
+    }
+
+    pub fn forget(&mut self, inode: u64) {
+        self.changed.retain(|c| c.inode != inode);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(id: &str, inode: u64) -> Changed {
+        Changed {
+            id: id.into(),
+            inode,
+            dir: "/sys/fs/cgroup/x".into(),
+            unit: None,
+            original: "max".into(),
+            frozen: false,
+        }
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("nbguard-state-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn what_was_noted_is_read_again() {
+        let path = folder("again").join("state.json");
+        let mut state = StateFile::default();
+        state.note(changed("a", 1));
+        state.note(changed("b", 2));
+        state.note(Changed { original: "77".into(), ..changed("b", 2) });
+        state.forget(1);
+        state.write(&path).unwrap();
+        let read = StateFile::read(&path).unwrap();
+        assert_eq!(read.changed.len(), 1);
+        assert_eq!(read.find("b", 2).unwrap().original, "77");
+        assert_eq!(read.find("b", 3), None, "another inode is another cgroup");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn no_file_is_an_empty_note_and_a_broken_one_an_error_with_its_place() {
+        let dir = folder("broken");
+        assert_eq!(StateFile::read(&dir.join("none")).unwrap(), StateFile::default());
+        let path = dir.join("state.json");
+        fs::write(&path, "{\"version\":1,\"changed\":[{]}").unwrap();
+        let error = StateFile::read(&path).unwrap_err();
+        assert!(error.contains("state.json") && error.contains("line 1"), "{error}");
+        fs::write(&path, "{\"version\":9,\"changed\":[]}").unwrap();
+        assert!(StateFile::read(&path).unwrap_err().contains("version 9"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! Moving `memory.high` of one cgroup: at once where that cannot block, in small steps where it
+//! can (a write below usage makes the writer reclaim the difference).
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::facts::Limit;
+use crate::units::Bytes;
+
+pub const HIGH: &str = "memory.high";
+/// The most that is reclaimed in one write: 1 GiB of clean cache at once kept PID 1 busy for
+/// 0.98 s.
+pub const STEP_DOWN: Bytes = Bytes::mib(16);
+/// Setting a property is a round trip to PID 1; more than this and something is wrong there.
+pub const PROPERTY_TIME: Duration = Duration::from_secs(5);
+
+/// Writes a value into a file of a cgroup. Blocks if the value is below usage.
+///
+/// # Errors
+/// ENOENT, ENODEV: the cgroup is gone. EACCES, EROFS: not ours to write.
+pub fn write(dir: BorrowedFd<'_>, name: &str, value: &str) -> io::Result<()> {
+    let fd = openat(dir, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    File::from(fd).write_all(value.as_bytes())
+}
+
+/// # Errors
+/// As [`write`].
+pub fn write_high(dir: BorrowedFd<'_>, value: Limit) -> io::Result<()> {
+    match value {
+        Limit::Max => write(dir, HIGH, "max"),
+        Limit::At(bytes) => {
+            // In the loop when it is raised: no allocation for a number.
+            let mut text = [0u8; 20];
+            let mut rest = &mut text[..];
+            write!(rest, "{}", bytes.0)?;
+            let left = rest.len();
+            let used = text.len() - left;
+            let fd = openat(dir, HIGH, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            File::from(fd).write_all(&text[..used])
+        }
+    }
+}
+
+/// Lowers `memory.high` from where usage is to `target`, 16 MiB a write, so that no single write
+/// reclaims much. For the helper thread. Stops early when the usage is below anyway.
+///
+/// # Errors
+/// As [`write`].
+pub fn step_down(dir: BorrowedFd<'_>, target: Bytes) -> io::Result<()> {
+    let mut at = usage(dir)?;
+    while at > target {
+        at = at.less(STEP_DOWN).max(target);
+        write_high(dir, Limit::At(at))?;
+        at = at.min(usage(dir)?);
+    }
+    write_high(dir, Limit::At(target))
+}
+
+fn usage(dir: BorrowedFd<'_>) -> io::Result<Bytes> {
+    let fd = openat(dir, "memory.current", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(fd.as_fd().try_clone_to_owned()?).read_to_string(&mut text)?;
+    text.trim().parse().map(Bytes).map_err(io::Error::other)
+}
+
+/// Sets `MemoryHigh=` of units as runtime properties, through `nbguard` as a child: the D-Bus
+/// client would cost the resident process more memory than everything else in it.
+///
+/// # Errors
+/// The child could not be started, failed (its words follow), or took too long.
+pub fn set_properties(tool: &std::path::Path, values: &[(String, Limit)]) -> io::Result<()> {
+    let mut command = Command::new(tool);
+    command
+        .arg("set-memory-high")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    for (unit, value) in values {
+        command.arg(format!("{unit}={value}"));
+    }
+    let mut child = command.spawn()?;
+    let pidfd = crate::sys::pidfd::open(child.id())?;
+    let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    let patience =
+        nix::poll::PollTimeout::try_from(PROPERTY_TIME).unwrap_or(nix::poll::PollTimeout::MAX);
+    if nix::poll::poll(&mut fds, patience)? == 0 {
+        child.kill()?;
+        child.wait()?;
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "PID 1 did not answer in 5 s"));
+    }
+    let status = child.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut words = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(512).read_to_string(&mut words)?;
+    }
+    Err(io::Error::other(format!("set-memory-high: {status}: {}", words.trim())))
+}
