@@ -521,13 +521,16 @@ impl Machine {
                 };
                 out.push(Effect::Kill { rung: 0 });
             }
-            Decision::Ask => {
-                if let State::Deciding { asked: false, .. } = self.state {
+            Decision::Ask => match self.state {
+                State::Deciding { asked: false, .. } => {
                     let deadline = Some(now.plus(ANSWER_BUDGET));
                     self.state = State::Deciding { deadline, asked: true };
                     out.push(Effect::Ask);
                 }
-            }
+                // Asked already, and no wiser: nobody is ended on a guess.
+                State::Deciding { .. } => self.lift(now, out),
+                _ => {}
+            },
             Decision::HoldForNow => {
                 if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
                     let until = now.plus(WINDOW);
@@ -662,6 +665,365 @@ impl Machine {
         if self.traits.tripwire && self.step != step {
             self.step = step;
             out.push(Effect::Tripwire(step));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRAITS: Traits = Traits {
+        tripwire: true,
+        psi: true,
+        dry_run: false,
+        notebook_max: false,
+        rungs: 1,
+        grace: Duration::from_secs(5),
+    };
+
+    const CALM: Looked = Looked {
+        passed: false,
+        below_warning: true,
+        below_threshold: true,
+        critical: false,
+        rose: false,
+    };
+    const HELD: Looked =
+        Looked { below_warning: false, below_threshold: false, rose: true, ..CALM };
+    const OVER: Looked = Looked { passed: true, ..HELD };
+
+    /// A machine, its clock, and what it asked for last.
+    struct Bench {
+        machine: Machine,
+        now: Moment,
+    }
+
+    impl Bench {
+        fn new(traits: Traits) -> Bench {
+            let step = if traits.tripwire { Step::Warning } else { Step::Absent };
+            Bench { machine: Machine::new(traits, step), now: Moment(0) }
+        }
+
+        fn give(&mut self, input: Input) -> Vec<Effect> {
+            let mut out = Vec::new();
+            self.machine.step(self.now, input, &mut out);
+            out
+        }
+
+        fn wake(&mut self, wake: Wake) -> Vec<Effect> {
+            self.give(Input::Wake(wake))
+        }
+
+        fn look(&mut self, looked: Looked) -> Vec<Effect> {
+            self.give(Input::Looked(looked))
+        }
+
+        fn timer(&mut self) -> Vec<Effect> {
+            self.now = self.machine.deadline().expect("a timer is only given to who wants one");
+            self.give(Input::Timer)
+        }
+
+        /// Through the warning step to a kill that was signalled.
+        fn killing(traits: Traits) -> Bench {
+            let mut b = Bench::new(traits);
+            b.wake(Wake::High);
+            b.look(OVER);
+            b.give(Input::Decided(Decision::Kill));
+            b
+        }
+    }
+
+    #[test]
+    fn the_warning_step_raises_first_then_reads_identities_then_looks() {
+        let mut b = Bench::new(TRAITS);
+        assert_eq!(
+            b.wake(Wake::High),
+            [Effect::Tripwire(Step::Threshold), Effect::Identify, Effect::Look]
+        );
+        assert_eq!(b.look(HELD), []);
+        assert_eq!(b.machine.deadline(), Some(Moment(50_000)));
+    }
+
+    #[test]
+    fn high_at_the_threshold_opens_an_episode_and_ranks_in_the_same_turn() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(Looked { rose: false, ..HELD });
+        assert_eq!(b.machine.state_name(), "warned");
+        assert_eq!(b.machine.deadline(), None, "nothing wakes a warned container");
+        assert_eq!(b.wake(Wake::High), [Effect::Look]);
+        assert_eq!(
+            b.look(OVER),
+            [Effect::Open(Wake::High), Effect::Rank { last: false, gate_passed: true }]
+        );
+        assert_eq!(b.give(Input::Decided(Decision::Kill)), [Effect::Kill { rung: 0 }]);
+    }
+
+    #[test]
+    fn a_kill_is_measured_before_the_next_ranking() {
+        let mut b = Bench::killing(TRAITS);
+        for wake in [Wake::High, Wake::Psi, Wake::Max] {
+            assert_eq!(b.wake(wake), [], "no event starts a second kill while one is in flight");
+        }
+        assert_eq!(
+            b.give(Input::Dead { trackers_left: false }),
+            [Effect::Report(Outcome::Killed), Effect::Look]
+        );
+        assert_eq!(
+            b.look(OVER),
+            [Effect::Open(Wake::High), Effect::Rank { last: false, gate_passed: true }]
+        );
+    }
+
+    #[test]
+    fn after_a_kill_that_sufficed_it_goes_back_to_the_warning_step_and_sleeps() {
+        let mut b = Bench::killing(TRAITS);
+        b.give(Input::Dead { trackers_left: false });
+        assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning)]);
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert_eq!(b.look(CALM), []);
+        assert_eq!(b.machine.deadline(), None);
+        assert_eq!(b.machine.state_name(), "quiet");
+    }
+
+    #[test]
+    fn while_trackers_unlink_only_an_urgent_look_goes_on() {
+        let mut b = Bench::killing(TRAITS);
+        assert_eq!(b.give(Input::Dead { trackers_left: true }), []);
+        assert_eq!(b.timer(), [Effect::Look, Effect::Sweep]);
+        assert_eq!(b.look(OVER), []);
+        assert_eq!(
+            b.look(Looked { critical: true, ..OVER }),
+            [
+                Effect::Report(Outcome::Killed),
+                Effect::Open(Wake::High),
+                Effect::Rank { last: false, gate_passed: true }
+            ]
+        );
+    }
+
+    #[test]
+    fn benign_cache_is_looked_at_for_one_window_then_silenced_for_longer_and_longer() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(HELD);
+        let mut looks = 0;
+        let silenced = loop {
+            assert_eq!(b.timer(), [Effect::Look]);
+            looks += 1;
+            let effects = b.look(HELD);
+            if !effects.is_empty() {
+                break effects;
+            }
+        };
+        assert_eq!(silenced, [Effect::Silence]);
+        assert!((10..=12).contains(&looks), "{looks} looks in a window");
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let from = b.now;
+            assert_eq!(b.timer(), [Effect::Unsilence, Effect::Look]);
+            pauses.push(b.now.since(from).as_secs());
+            assert_eq!(b.look(HELD), [Effect::Silence]);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+    }
+
+    #[test]
+    fn a_hog_that_comes_while_events_are_silent_is_met_through_psi() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(HELD);
+        while b.machine.state_name() != "silenced" {
+            b.timer();
+            b.look(HELD);
+        }
+        assert_eq!(b.wake(Wake::Psi), [Effect::Unsilence, Effect::Look]);
+        assert_eq!(
+            b.look(OVER),
+            [Effect::Open(Wake::Psi), Effect::Rank { last: false, gate_passed: true }]
+        );
+    }
+
+    #[test]
+    fn without_psi_the_silence_stays_short() {
+        let mut b = Bench::new(Traits { psi: false, ..TRAITS });
+        b.wake(Wake::High);
+        b.look(HELD);
+        while b.machine.state_name() != "silenced" {
+            b.timer();
+            b.look(HELD);
+        }
+        for _ in 0..4 {
+            let from = b.now;
+            b.timer();
+            b.look(HELD);
+            assert!(b.now.since(from) <= Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn when_nothing_may_be_ended_the_tripwire_is_lifted_once_and_put_back_below() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        assert_eq!(
+            b.give(Input::Decided(Decision::Hold)),
+            [
+                Effect::Report(Outcome::Held),
+                Effect::Tripwire(Step::Lifted),
+                Effect::Silence,
+                Effect::Follow
+            ]
+        );
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let from = b.now;
+            assert_eq!(b.timer(), [Effect::Look]);
+            pauses.push(b.now.since(from).as_secs());
+            assert_eq!(b.look(OVER), [Effect::Rank { last: true, gate_passed: true }]);
+            assert_eq!(b.give(Input::Decided(Decision::Hold)), [], "told once");
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(b.give(Input::FollowedExited), [Effect::Look]);
+        assert_eq!(
+            b.look(CALM),
+            [Effect::Unfollow, Effect::Unsilence, Effect::Tripwire(Step::Warning)]
+        );
+        assert_eq!(b.machine.deadline(), None);
+    }
+
+    #[test]
+    fn a_lifted_container_in_which_a_hog_turns_up_is_served() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Hold));
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look]);
+        b.look(OVER);
+        assert_eq!(
+            b.give(Input::Decided(Decision::Kill)),
+            [
+                Effect::Unfollow,
+                Effect::Unsilence,
+                Effect::Open(Wake::High),
+                Effect::Kill { rung: 0 }
+            ]
+        );
+    }
+
+    #[test]
+    fn the_helper_is_asked_once_and_waited_for_no_longer_than_its_budget() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
+        assert_eq!(b.machine.deadline(), Some(b.now.plus(ANSWER_BUDGET)));
+        assert_eq!(b.timer(), [Effect::Rank { last: true, gate_passed: true }]);
+        assert_eq!(b.give(Input::Answered), [], "a late answer starts nothing");
+        let effects = b.give(Input::Decided(Decision::Ask));
+        assert_eq!(effects[0], Effect::Report(Outcome::Held), "nobody is ended on a guess");
+    }
+
+    #[test]
+    fn a_recovery_while_ranking_kills_nobody_and_is_on_record() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        assert_eq!(b.give(Input::Decided(Decision::HoldForNow)), []);
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert_eq!(b.look(CALM), [Effect::Report(Outcome::Held), Effect::Tripwire(Step::Warning)]);
+        assert_eq!(b.machine.deadline(), None);
+    }
+
+    #[test]
+    fn dry_run_says_what_it_would_do_and_is_quiet_for_a_while() {
+        let traits = Traits { dry_run: true, tripwire: false, ..TRAITS };
+        let mut b = Bench::new(traits);
+        b.wake(Wake::Psi);
+        b.look(OVER);
+        assert_eq!(b.give(Input::Decided(Decision::Kill)), [Effect::Report(Outcome::WouldKill)]);
+        assert_eq!(b.wake(Wake::Psi), []);
+        assert_eq!(b.timer(), []);
+        assert!(b.now >= Moment(60_000_000));
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look]);
+    }
+
+    #[test]
+    fn a_tree_that_does_not_die_is_reported_as_such() {
+        let mut b = Bench::killing(TRAITS);
+        let reported = loop {
+            let effects = b.timer();
+            if effects.contains(&Effect::Report(Outcome::NotDead)) {
+                break b.now;
+            }
+            assert_eq!(effects, [Effect::Sweep]);
+        };
+        assert!(reported >= Moment(10_000_000));
+        assert_eq!(b.machine.state_name(), "lifted");
+    }
+
+    #[test]
+    fn the_next_rung_is_taken_only_if_the_pressure_remains() {
+        let traits = Traits { rungs: 2, ..TRAITS };
+        for (looked, last) in
+            [(OVER, Effect::Kill { rung: 1 }), (CALM, Effect::Report(Outcome::Spared))]
+        {
+            let mut b = Bench::killing(traits);
+            while !b.timer().contains(&Effect::Look) {}
+            assert!(b.now >= Moment(5_000_000));
+            assert_eq!(b.look(looked).first(), Some(&last));
+        }
+    }
+
+    #[test]
+    fn no_state_is_left_without_a_way_out() {
+        // Whatever comes, in whatever order: a state that is not Watching has a deadline or
+        // waits for an answer that was asked for in the same turn.
+        let inputs = [
+            Input::Wake(Wake::High),
+            Input::Wake(Wake::Psi),
+            Input::Wake(Wake::Max),
+            Input::Looked(CALM),
+            Input::Looked(HELD),
+            Input::Looked(OVER),
+            Input::Looked(Looked { critical: true, ..OVER }),
+            Input::Decided(Decision::Kill),
+            Input::Decided(Decision::Ask),
+            Input::Decided(Decision::Hold),
+            Input::Decided(Decision::HoldForNow),
+            Input::Answered,
+            Input::Dead { trackers_left: true },
+            Input::Dead { trackers_left: false },
+            Input::FollowedExited,
+            Input::Timer,
+        ];
+        for traits in [TRAITS, Traits { tripwire: false, dry_run: true, ..TRAITS }] {
+            let mut random = 88_172_645_463_325_252u64;
+            let mut b = Bench::new(traits);
+            let mut waiting_for_rank = false;
+            for _ in 0..200_000 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let input = inputs[usize::try_from(random % 16).unwrap()];
+                // The reactor answers Rank in the same turn, and gives no other input before.
+                if waiting_for_rank != matches!(input, Input::Decided(_)) {
+                    continue;
+                }
+                b.now = b.now.plus(Duration::from_millis(7));
+                let effects = b.give(input);
+                waiting_for_rank = effects.iter().any(|e| matches!(e, Effect::Rank { .. }));
+                let name = b.machine.state_name();
+                let sleeps = name == "quiet" || name == "warned";
+                assert!(
+                    sleeps || waiting_for_rank || b.machine.deadline().is_some(),
+                    "{name} after {input:?} waits for nothing"
+                );
+                assert!(
+                    !effects.iter().any(|e| matches!(e, Effect::Kill { .. })) || !traits.dry_run
+                );
+            }
         }
     }
 }

@@ -1,0 +1,125 @@
+//! The writer thread: log lines and records leave the process here, so that a stalled journal or
+//! a full disk never stops the loop. The queue is bounded; what does not fit is counted.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use crate::observe::file::Log;
+
+/// Lines that may wait. An episode makes one line and one record of some KiB.
+const QUEUE: usize = 256;
+/// The thread formats nothing and calls write(2); 64 KiB is ample.
+const STACK: usize = 64 * 1024;
+
+enum Item {
+    Line(String),
+    Record(String),
+    Reopen(Log),
+    Flush(SyncSender<()>),
+}
+
+/// Counters of what could not be written. They only rise.
+#[derive(Debug, Default)]
+pub struct Lost {
+    pub dropped: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+/// The loop's end of the queue. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct Writer {
+    queue: SyncSender<Item>,
+    pub lost: Arc<Lost>,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when the last `Writer` is gone.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn start(log: Log) -> io::Result<(Writer, JoinHandle<()>)> {
+        let (queue, items) = sync_channel(QUEUE);
+        let lost = Arc::new(Lost::default());
+        let counters = Arc::clone(&lost);
+        let thread = thread::Builder::new()
+            .name("writer".into())
+            .stack_size(STACK)
+            .spawn(move || write_all(&items, log, &counters))?;
+        Ok((Writer { queue, lost }, thread))
+    }
+
+    pub fn line(&self, line: String) {
+        self.put(Item::Line(line));
+    }
+
+    pub fn record(&self, json: String) {
+        self.put(Item::Record(json));
+    }
+
+    /// A reload moved the file of records.
+    pub fn reopen(&self, log: Log) {
+        self.put(Item::Reopen(log));
+    }
+
+    /// Waits until all that was put is written, or `patience` is over. Not for the loop: at the end.
+    pub fn flush(&self, patience: std::time::Duration) {
+        let (done, wait) = sync_channel(1);
+        self.put(Item::Flush(done));
+        let _ = wait.recv_timeout(patience);
+    }
+
+    fn put(&self, item: Item) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(item) {
+            self.lost.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write_all(items: &Receiver<Item>, mut log: Log, lost: &Lost) {
+    let mut told = false;
+    while let Ok(item) = items.recv() {
+        let result = match item {
+            Item::Line(line) => io::stderr().write_all(line.as_bytes()),
+            Item::Record(json) => log.append(&json),
+            Item::Reopen(next) => {
+                log = next;
+                told = false;
+                Ok(())
+            }
+            Item::Flush(done) => {
+                let _ = done.send(());
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(error) => {
+                lost.failed.fetch_add(1, Ordering::Relaxed);
+                if !told {
+                    told = true;
+                    let _ = writeln!(
+                        io::stderr(),
+                        "<4>nbguard: a record or line could not be written, skipped: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What env_logger writes to: each formatted line becomes one item of the queue.
+pub struct LogPipe(pub Writer);
+
+impl Write for LogPipe {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.line(String::from_utf8_lossy(text).into_owned());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
