@@ -23,6 +23,8 @@ pub enum Why {
     TimedOut,
     /// Nobody asked for it: reading it was not worth its time.
     NotRead,
+    /// Any other error of the operating system: out of descriptors, an I/O error.
+    Failed,
 }
 
 /// A figure, or the reason why there is none.

@@ -1,1 +1,13 @@
-//! host
+//! Reads the host: its mode, its memory, the memory of a group, its processes.
+//! Reads and returns; never logs, never changes anything but through [`group::Group::write`].
+
+pub mod group;
+pub mod memory;
+pub mod mode;
+pub mod procs;
+
+pub use group::{Group, PidCount};
+pub use mode::{Hierarchies, hierarchies};
+pub use procs::ScanCount;
+
+pub use crate::roots::{Buffer, Roots};
