@@ -8,6 +8,7 @@ pub mod config;
 pub mod facts;
 pub mod host;
 pub mod ids;
+pub mod observe;
 pub mod parse;
 pub mod policy;
 pub mod report;

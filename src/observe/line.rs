@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::parse::escape::quoted;
+use crate::parse::escape::escape;
 use crate::report::{Incident, Kind, Verdict};
 use crate::units::Bytes;
 
@@ -68,6 +68,14 @@ pub fn line(incident: &Incident) -> String {
     }
     put("why", &quoted(&incident.sentence));
     out
+}
+
+/// Longest text of one key: a notebook's path of 200 characters and its quotes.
+const TEXT_MAX: usize = 512;
+
+/// In double quotes, as a shell and logfmt readers take it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", escape(text.as_bytes(), TEXT_MAX).replace('"', "'"))
 }
 
 fn mib(bytes: Bytes) -> String {

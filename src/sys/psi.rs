@@ -2,10 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
-
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use std::os::fd::OwnedFd;
 
 use crate::units::Trigger;
 
@@ -18,26 +15,24 @@ pub struct Armed {
     pub trigger: Trigger,
 }
 
-/// Arms `trigger` on a pressure file; where the kernel refuses the window for lack of
-/// CAP_SYS_RESOURCE (EINVAL), the scaled one. A refused descriptor is closed, never given back:
-/// epoll would report it at once and for ever.
+/// Arms `trigger` on a pressure file that `open` opens for reading and writing; where the kernel
+/// refuses the window for lack of CAP_SYS_RESOURCE (EINVAL), the scaled one on a fresh
+/// descriptor. A refused one is closed, never given back: epoll would report it for ever.
 ///
 /// # Errors
 /// ENOENT or EOPNOTSUPP: this kernel or this group has no PSI. EINVAL, EACCES: as the kernel says.
-pub fn arm(dir: BorrowedFd<'_>, name: &str, trigger: Trigger) -> io::Result<Armed> {
-    match write_trigger(dir, name, trigger) {
+pub fn arm(mut open: impl FnMut() -> io::Result<OwnedFd>, trigger: Trigger) -> io::Result<Armed> {
+    match write_trigger(open()?, trigger) {
         Ok(fd) => Ok(Armed { fd, trigger }),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             let scaled = trigger.unprivileged();
-            Ok(Armed { fd: write_trigger(dir, name, scaled)?, trigger: scaled })
+            Ok(Armed { fd: write_trigger(open()?, scaled)?, trigger: scaled })
         }
         Err(error) => Err(error),
     }
 }
 
-fn write_trigger(dir: BorrowedFd<'_>, name: &str, trigger: Trigger) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = openat(dir, name, flags, Mode::empty())?;
+fn write_trigger(fd: OwnedFd, trigger: Trigger) -> io::Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(trigger.as_written().as_bytes())?;
     Ok(OwnedFd::from(file))

@@ -1,0 +1,210 @@
+//! The helper threads: whatever may block is done here, and the loop is woken with the answer.
+//! The reader reads files of processes that may be throttled; the worker lowers tripwires, talks
+//! to PID 1, releases memory, closes triggers. Two, because a reader that hangs on a throttled
+//! process must not hold up the worker, and the other way round.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::act::tripwire;
+use crate::facts::{Field, Limit, Why};
+use crate::host::procs;
+use crate::ids::{ProcKey, WatchId};
+use crate::policy::identity::Identity;
+use crate::roots::{Buffer, Roots};
+use crate::runtime::jupyter;
+use crate::units::Bytes;
+
+/// The threads read into a heap buffer and recurse nowhere.
+const STACK: usize = 128 * 1024;
+/// How long the freezer may take: it waits for tasks to reach a safe point.
+const FREEZE_TIME: Duration = Duration::from_millis(100);
+
+/// Who asked: the domain of a watch, or the host's.
+pub type Asker = Option<WatchId>;
+
+/// A question to the reader.
+#[derive(Debug)]
+pub enum Question {
+    Identify { asker: Asker, keys: Vec<ProcKey> },
+    Pss { asker: Asker, keys: Vec<ProcKey>, until: Instant },
+    /// Whether these small members of a tree that is being ended are trackers.
+    Trackers { serial: u32, keys: Vec<ProcKey> },
+}
+
+/// A piece of work for the worker.
+#[derive(Debug)]
+pub enum Work {
+    /// Put `memory.high` there: `dir` is given where the file is still to be lowered, `unit`
+    /// where systemd keeps the value.
+    High { watch: WatchId, dir: Option<OwnedFd>, value: Limit, unit: Option<String> },
+    /// process_mrelease of processes that were signalled.
+    Release(Vec<OwnedFd>),
+    /// Freeze for the last sweep, and say when it is frozen or will not be.
+    Freeze { serial: u32, dir: OwnedFd },
+    /// Close descriptors whose closing waits for the kernel.
+    Close(Vec<OwnedFd>),
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub enum Answer {
+    Identified { asker: Asker, read: Vec<Identity>, failed: Vec<(ProcKey, Why)> },
+    Pss { asker: Asker, pss: Vec<(ProcKey, Field<Bytes>)> },
+    Trackers { serial: u32, read: Vec<(ProcKey, bool)> },
+    HighSet { watch: WatchId, value: Limit, result: io::Result<()> },
+    Frozen { serial: u32 },
+}
+
+/// The loop's end.
+pub struct Helper {
+    reader: Sender<Question>,
+    worker: Sender<Work>,
+    answers: Receiver<Answer>,
+}
+
+impl Helper {
+    /// Starts both threads. They end when the `Helper` is dropped.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(roots: &Arc<Roots>, tool: PathBuf, waker: mio::Waker) -> io::Result<Helper> {
+        let (reader, questions) = channel();
+        let (worker, work) = channel();
+        let (back, answers) = channel();
+        let waker = Arc::new(waker);
+        let reply = Reply { back: back.clone(), waker: Arc::clone(&waker) };
+        let roots = Arc::clone(roots);
+        thread::Builder::new()
+            .name("reader".into())
+            .stack_size(STACK)
+            .spawn(move || read_all(&questions, &roots, &reply))?;
+        let reply = Reply { back, waker };
+        thread::Builder::new()
+            .name("worker".into())
+            .stack_size(STACK)
+            .spawn(move || work_all(&work, &tool, &reply))?;
+        Ok(Helper { reader, worker, answers })
+    }
+
+    pub fn ask(&self, question: Question) {
+        // A thread that is gone panicked, and in a release build so did the daemon.
+        let _ = self.reader.send(question);
+    }
+
+    pub fn give(&self, work: Work) {
+        let _ = self.worker.send(work);
+    }
+
+    pub fn answer(&self) -> Option<Answer> {
+        self.answers.try_recv().ok()
+    }
+}
+
+struct Reply {
+    back: Sender<Answer>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Reply {
+    fn give(&self, answer: Answer) {
+        let _ = self.back.send(answer);
+        let _ = self.waker.wake();
+    }
+}
+
+fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
+    let mut buffer = Buffer::new();
+    while let Ok(question) = questions.recv() {
+        match question {
+            Question::Identify { asker, keys } => {
+                let (mut read, mut failed) = (Vec::new(), Vec::new());
+                for key in keys {
+                    match jupyter::identify(roots, key, &mut buffer) {
+                        Ok(identity) => read.push(identity),
+                        Err(why) => failed.push((key, why)),
+                    }
+                }
+                reply.give(Answer::Identified { asker, read, failed });
+            }
+            Question::Pss { asker, keys, until } => {
+                let mut pss = Vec::with_capacity(keys.len());
+                for key in keys {
+                    let value = if Instant::now() >= until {
+                        Field::Unknown(Why::TimedOut)
+                    } else {
+                        procs::read_pss(roots, key.pid, &mut buffer)
+                    };
+                    pss.push((key, value));
+                }
+                reply.give(Answer::Pss { asker, pss });
+            }
+            Question::Trackers { serial, keys } => {
+                let read = keys
+                    .into_iter()
+                    .map(|key| {
+                        let identity = jupyter::identify(roots, key, &mut buffer);
+                        (key, identity.is_ok_and(|i| i.is_tracker()))
+                    })
+                    .collect();
+                reply.give(Answer::Trackers { serial, read });
+            }
+        }
+    }
+}
+
+fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply) {
+    while let Ok(item) = work.recv() {
+        match item {
+            Work::High { watch, dir, value, unit } => {
+                let result = set_high(dir.as_ref(), value, unit, tool);
+                reply.give(Answer::HighSet { watch, value, result });
+            }
+            Work::Release(pidfds) => {
+                for pidfd in &pidfds {
+                    // ESRCH, EINVAL: it was faster than we; EAGAIN: the exit does the rest.
+                    let _ = crate::sys::pidfd::release(pidfd.as_fd());
+                }
+            }
+            Work::Freeze { serial, dir } => {
+                wait_frozen(&dir);
+                reply.give(Answer::Frozen { serial });
+            }
+            Work::Close(fds) => drop(fds),
+        }
+    }
+}
+
+fn set_high(
+    dir: Option<&OwnedFd>,
+    value: Limit,
+    unit: Option<String>,
+    tool: &std::path::Path,
+) -> io::Result<()> {
+    if let (Some(dir), Limit::At(target)) = (dir, value) {
+        tripwire::step_down(dir.as_fd(), target)?;
+    }
+    match unit {
+        Some(unit) => tripwire::set_properties(tool, &[(unit, value)]),
+        None => Ok(()),
+    }
+}
+
+/// Waits until `cgroup.events` says `frozen 1`, not longer than [`FREEZE_TIME`]: a task in
+/// uninterruptible sleep does not freeze, and the sweep is made all the same.
+fn wait_frozen(dir: &OwnedFd) {
+    let until = Instant::now() + FREEZE_TIME;
+    let mut buffer = Buffer::new();
+    while Instant::now() < until {
+        match buffer.read_record(dir.as_fd(), c"cgroup.events") {
+            Ok(text) if text.windows(8).any(|w| w == b"frozen 1") => return,
+            Ok(_) => thread::sleep(Duration::from_millis(2)),
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The loop: one mio poll over PSI triggers, `memory.events`, inotify, pidfds and signals, with
+//! the earliest deadline as its time-out and none when no episode is open. It reads, asks policy,
+//! carries out what policy asks for, and feeds the result back. Nothing in it waits.
+//!
+//! `discovery` adds and removes watches, `watch` is what one is, `tripwire` moves `memory.high`,
+//! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
+//! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
+//! `helper` and `writer` are the threads for what may block.
+
+mod decision;
+mod discovery;
+mod effects;
+mod ending;
+mod helper;
+mod host;
+mod log;
+mod record;
+mod token;
+mod tripwire;
+mod watch;
+mod writer;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::log::{error, info, warn};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::act::state::StateFile;
+use crate::config::{self, Config};
+use crate::host::mode::{self, Hierarchies};
+use crate::ids::WatchId;
+use crate::policy::episode::{Effect, Input, Wake};
+use crate::roots::{Buffer, Roots};
+use crate::sys;
+use crate::units::Moment;
+
+use decision::Scratch;
+use ending::Endings;
+use helper::Helper;
+use host::Host;
+use token::For;
+use watch::{Domain, Watch};
+use writer::Writer;
+
+/// Events taken from the kernel in one turn. What does not fit comes in the next.
+const EVENTS: usize = 128;
+
+/// How the daemon is started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// The main configuration file; drop-ins lie in `conf.d` beside it.
+    pub config: PathBuf,
+    /// Decide and report, touch nothing, whatever the configuration says.
+    pub dry_run: bool,
+    /// The `nbguard` binary, for what is too heavy for the daemon. `None`: beside this one.
+    pub tool: Option<PathBuf>,
+}
+
+/// Why the daemon cannot run. Only at the start: later nothing ends it but a signal.
+#[derive(Debug)]
+pub enum Error {
+    /// The configuration is bad; all that is wrong with it.
+    Config(config::Errors),
+    /// Another daemon holds the lock.
+    Running(PathBuf),
+    /// The hierarchies could not be found.
+    Cgroups(mode::Error),
+    Io { what: String, error: io::Error },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config(errors) => errors.fmt(f),
+            Error::Running(path) => {
+                write!(f, "{}: another nbguardd holds this lock", path.display())
+            }
+            Error::Cgroups(error) => write!(f, "{error}; `nbguard doctor` says more"),
+            Error::Io { what, error } => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |error| Error::Io { what, error }
+}
+
+/// Guards until SIGTERM or SIGINT, then puts everything back as it was found.
+///
+/// # Errors
+/// Whatever keeps it from guarding at all, before the first container is touched.
+pub fn run(options: &Options) -> Result<(), Error> {
+    sys::memory::one_arena();
+    let config = load(options)?;
+    let (writer, thread) = Writer::start(record::log_file(&config))
+        .map_err(failed("the writer thread could not be started"))?;
+    log::start(&writer, config.guard.log);
+    let mut reactor = Reactor::new(options, config, writer.clone())?;
+    reactor.start()?;
+    reactor.turn_until_told();
+    reactor.stop();
+    drop(reactor);
+    writer.flush(Duration::from_secs(2));
+    drop(writer);
+    drop(thread);
+    Ok(())
+}
+
+/// The signals that the loop answers, blocked before the first thread starts.
+fn signals() -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set
+}
+
+fn load(options: &Options) -> Result<Config, Error> {
+    let mut config = crate::host::conf::load(&options.config).map_err(Error::Config)?;
+    config.force_dry_run(options.dry_run);
+    Ok(config)
+}
+
+/// The whole state of the daemon.
+struct Reactor {
+    options: Options,
+    config: Config,
+    roots: Arc<Roots>,
+    hierarchies: Hierarchies,
+    poll: Poll,
+    signal_fd: SignalFd,
+    inotify: Inotify,
+    helper: Helper,
+    writer: Writer,
+    discovery: discovery::Discovery,
+    watches: Vec<Option<Watch>>,
+    generations: Vec<u32>,
+    host: Host,
+    endings: Endings,
+    recent: record::Recent,
+    state: StateFile,
+    state_path: PathBuf,
+    /// Held for as long as the daemon lives: only one may move tripwires.
+    _lock: File,
+    scratch: Scratch,
+    effects: Vec<Effect>,
+    buffer: Buffer,
+    kmsg: Option<record::Kmsg>,
+    has_systemd: bool,
+    hostname: String,
+    began: Instant,
+    stopping: bool,
+    reload: bool,
+}
+
+impl Reactor {
+    fn new(options: &Options, config: Config, writer: Writer) -> Result<Reactor, Error> {
+        signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
+        let signal_fd =
+            SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+                .map_err(|e| failed("signalfd")(e.into()))?;
+        let roots = Arc::new(Roots::system().map_err(failed("/proc"))?);
+        let hierarchies = mode::hierarchies(&roots).map_err(Error::Cgroups)?;
+        let state_dir = config.guard.state_dir.clone();
+        let lock = lock(&state_dir)?;
+        let state_path = state_dir.join("state.json");
+        let state = StateFile::read(&state_path).unwrap_or_else(|why| {
+            // What was changed before is not known any more; what is found now counts as original.
+            error!("{why}; the values found now are taken for the original ones");
+            StateFile::default()
+        });
+        let poll = Poll::new().map_err(failed("epoll"))?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
+            .map_err(|e| failed("inotify")(e.into()))?;
+        let waker = mio::Waker::new(poll.registry(), For::Helper.token())
+            .map_err(failed("eventfd"))?;
+        let tool = options.tool.clone().unwrap_or_else(beside);
+        let helper =
+            Helper::start(&roots, tool, waker).map_err(failed("a helper thread"))?;
+        raise_descriptors();
+        Ok(Reactor {
+            options: options.clone(),
+            discovery: discovery::Discovery::new(&roots, &config),
+            host: Host::new(&config),
+            endings: Endings::new(),
+            recent: record::Recent::default(),
+            kmsg: record::Kmsg::open(&roots),
+            has_systemd: roots.path("/run/systemd/system").is_dir(),
+            hostname: hostname(),
+            began: Instant::now(),
+            stopping: false,
+            reload: false,
+            watches: Vec::new(),
+            generations: Vec::new(),
+            scratch: Scratch::new(),
+            effects: Vec::with_capacity(32),
+            buffer: Buffer::new(),
+            config,
+            roots,
+            hierarchies,
+            poll,
+            signal_fd,
+            inotify,
+            helper,
+            writer,
+            state,
+            state_path,
+            _lock: lock,
+        })
+    }
+
+    /// Takes over what an earlier daemon left, finds the containers, and locks itself in memory.
+    fn start(&mut self) -> Result<(), Error> {
+        let registry = self.poll.registry();
+        let fixed = [
+            (self.signal_fd.as_raw_fd(), For::Signals),
+            (self.inotify_raw(), For::Inotify),
+        ];
+        for (fd, what) in fixed {
+            registry
+                .register(&mut SourceFd(&fd), what.token(), Interest::READABLE)
+                .map_err(failed("epoll"))?;
+        }
+        self.thaw_left_over();
+        self.arm_host();
+        self.rescan();
+        self.forget_vanished();
+        if self.config.guard.lock_memory
+            && let Err(error) = sys::memory::lock()
+        {
+            warn!("memory is not locked: {error}; under pressure nbguardd itself may be slow");
+        }
+        sys::memory::trim();
+        let watched = self.watches.iter().flatten().count();
+        info!(
+            "nbguardd {} guards {watched} containers, host mode {:?}{}",
+            env!("CARGO_PKG_VERSION"),
+            self.hierarchies.mode,
+            if self.options.dry_run { ", dry-run: nothing is touched" } else { "" },
+        );
+        log::notify("READY=1");
+        Ok(())
+    }
+
+    fn inotify_raw(&self) -> i32 {
+        use std::os::fd::AsFd;
+        self.inotify.as_fd().as_raw_fd()
+    }
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn turn_until_told(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.stopping {
+            let patience = self.deadline().map(|at| at.since(self.now()));
+            match self.poll.poll(&mut events, patience) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    error!("epoll: {e}");
+                    return;
+                }
+            }
+            for event in &events {
+                if let Some(what) = For::of(event.token()) {
+                    self.on_event(what, event.is_error());
+                }
+            }
+            self.run_deadlines();
+            if std::mem::take(&mut self.reload) {
+                self.reload();
+            }
+        }
+    }
+
+    fn on_event(&mut self, what: For, is_error: bool) {
+        match what {
+            For::Signals => self.on_signals(),
+            For::Inotify => self.on_inotify(),
+            For::Helper => self.on_answers(),
+            For::HostPsi => self.drive(None, Input::Wake(Wake::HostPsi)),
+            // memory.events always carries EPOLLERR: only the trigger's error means gone.
+            For::Events(id) => self.on_memory_events(id),
+            For::Psi(id) if is_error => self.remove(id, "its pressure file is gone"),
+            For::Psi(id) => self.on_psi(id),
+            For::V1(id) => self.on_v1(id),
+            For::Victim { serial, index } => self.on_victim(serial, index),
+            For::Followed(who) => self.on_followed(who),
+        }
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(Some(info)) = self.signal_fd.read_signal() {
+            match Signal::try_from(info.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGHUP) => self.reload = true,
+                _ => self.stopping = true,
+            }
+        }
+    }
+
+    fn on_psi(&mut self, id: WatchId) {
+        if let Some(episode) = self.watch_mut(id).and_then(|w| w.domain.episode.as_mut()) {
+            episode.stalled = true;
+        }
+        self.drive(Some(id), Input::Wake(Wake::Psi));
+    }
+
+    /// The earliest moment at which something is to be done. `None`: sleep until the kernel calls.
+    fn deadline(&self) -> Option<Moment> {
+        let domains = self.watches.iter().flatten().filter_map(|w| w.domain.machine.deadline());
+        domains
+            .chain(self.host.domain.machine.deadline())
+            .chain(self.endings.deadline())
+            .chain(self.discovery.deadline())
+            .min()
+    }
+
+    fn run_deadlines(&mut self) {
+        let now = self.now();
+        for slot in 0..self.watches.len() {
+            let due = self.watches[slot].as_ref().filter(|watch| {
+                watch.domain.machine.deadline().is_some_and(|at| at <= now)
+            });
+            if let Some(id) = due.map(|watch| watch.id) {
+                self.drive(Some(id), Input::Timer);
+            }
+        }
+        if self.host.domain.machine.deadline().is_some_and(|at| at <= now) {
+            self.drive(None, Input::Timer);
+        }
+        self.expire_endings();
+        self.run_discovery(now);
+    }
+
+    fn watch(&self, id: WatchId) -> Option<&Watch> {
+        self.watches.get(id.slot as usize)?.as_ref().filter(|watch| watch.id == id)
+    }
+
+    fn watch_mut(&mut self, id: WatchId) -> Option<&mut Watch> {
+        self.watches.get_mut(id.slot as usize)?.as_mut().filter(|watch| watch.id == id)
+    }
+
+    fn domain(&self, who: helper::Asker) -> Option<&Domain> {
+        match who {
+            Some(id) => self.watch(id).map(|watch| &watch.domain),
+            None => Some(&self.host.domain),
+        }
+    }
+
+    fn domain_mut(&mut self, who: helper::Asker) -> Option<&mut Domain> {
+        match who {
+            Some(id) => self.watch_mut(id).map(|watch| &mut watch.domain),
+            None => Some(&mut self.host.domain),
+        }
+    }
+
+    fn register(&self, fd: i32, what: For, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd), what.token(), interest)
+    }
+
+    fn deregister(&self, fd: i32) {
+        // A descriptor that is not registered needs no taking out.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+    }
+
+    /// Closing a trigger waits for the kernel, so the helper does it.
+    fn close(&self, fds: Vec<OwnedFd>) {
+        if !fds.is_empty() {
+            self.helper.give(helper::Work::Close(fds));
+        }
+    }
+
+    fn save_state(&self) {
+        if let Err(error) = self.state.write(&self.state_path) {
+            error!("{}: {error}; after a crash tripwires would stay", self.state_path.display());
+        }
+    }
+
+    /// SIGHUP: the new configuration, or the old one if the new one is bad.
+    fn reload(&mut self) {
+        log::notify("RELOADING=1");
+        match load(&self.options) {
+            Err(why) => error!("the configuration stays as it was: {why}"),
+            Ok(config) => {
+                log::start(&self.writer, config.guard.log);
+                if config.record != self.config.record {
+                    self.writer.reopen(record::log_file(&config));
+                }
+                self.config = config;
+                let rearmed = self.apply_config();
+                info!("configuration read again: {rearmed} containers armed anew");
+            }
+        }
+        log::notify("READY=1");
+    }
+
+    /// A clean stop: every tripwire goes back to what was found.
+    fn stop(&mut self) {
+        log::notify("STOPPING=1");
+        self.thaw_left_over();
+        let restored = self.restore_all();
+        info!("nbguardd stops, {restored} tripwires put back as they were found");
+    }
+}
+
+/// The lock of the one daemon that may move tripwires here.
+fn lock(dir: &Path) -> Result<File, Error> {
+    std::fs::create_dir_all(dir).map_err(failed(dir.display().to_string()))?;
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed(path.display().to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Running(path)),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(Error::Io { what: path.display().to_string(), error })
+        }
+    }
+}
+
+/// `nbguard` in the directory of this binary.
+fn beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let tool = own.with_file_name("nbguard");
+    if tool.exists() { tool } else { PathBuf::from("/usr/bin/nbguard") }
+}
+
+/// Seven descriptors a container and one for each process of a tree that is being ended.
+fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    crate::parse::escape::escape(name.trim_ascii(), 64)
+}

@@ -1,0 +1,236 @@
+//! What the reactor keeps of each watched domain: its descriptors, its state machine, where its
+//! tripwire stands and who else moved it. Arming and moving happen here, deciding does not.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::OFlag;
+
+use crate::config::{Protection, Settings};
+use crate::facts::{Events, Field, Figures, Limit, Mode};
+use crate::host::container::Container;
+use crate::host::discover::Found;
+use crate::host::group::{Group, Version};
+use crate::ids::{EpisodeId, ProcKey, WatchId};
+use crate::policy::episode::{Machine, Step, Traits, Wake};
+use crate::policy::identity::Identities;
+use crate::report::{Incident, Timings};
+use crate::sys::psi::{self, Armed};
+use crate::units::{Bytes, Moment};
+
+/// How often a value that somebody overwrote is set again before the guard gives in.
+pub const OVERWRITES: u32 = 3;
+pub const OVERWRITES_IN: Duration = Duration::from_secs(3600);
+/// The kernel rounds `memory.high` to pages; what is compared with the file must be rounded too.
+const PAGE: u64 = 4096;
+
+/// The two steps of a domain, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Steps {
+    pub total: Bytes,
+    pub warning: Bytes,
+    pub threshold: Bytes,
+}
+
+impl Steps {
+    pub fn of(total: Bytes, settings: &Settings) -> Steps {
+        let round = |bytes: Bytes| Bytes(bytes.0 / PAGE * PAGE);
+        Steps {
+            total,
+            warning: round(total.times(settings.warning)),
+            threshold: round(total.times(settings.threshold)),
+        }
+    }
+}
+
+/// An episode that is open.
+#[derive(Debug)]
+pub struct Episode {
+    pub id: EpisodeId,
+    pub wake: Wake,
+    pub at: Moment,
+    pub wall: SystemTime,
+    /// What could not be reclaimed when the signal went out.
+    pub before: Bytes,
+    pub timings: Timings,
+    /// Signalled at.
+    pub signalled: Option<Moment>,
+    /// `oom_kill` of the domain when it opened.
+    pub oom_kills: u64,
+    /// The record as far as it is known: written when the tree is dead and measured.
+    pub draft: Option<Box<Incident>>,
+    /// The root of the workload that was decided on.
+    pub victim: Option<ProcKey>,
+    /// The helper's answers for this episode.
+    pub pss: Vec<(ProcKey, Field<Bytes>)>,
+    /// PSI fired since it opened.
+    pub stalled: bool,
+}
+
+/// What every domain has, container, slice or host.
+pub struct Domain {
+    pub machine: Machine,
+    pub identities: Identities,
+    pub episode: Option<Episode>,
+    /// The look before: thrash is proved by what happened between two.
+    pub last: Option<(Moment, Figures)>,
+    /// Sizes at the warning look, for `growing`.
+    pub warned: Vec<(ProcKey, Bytes)>,
+    /// Processes whose exit is waited for while the tripwire is lifted.
+    pub followed: Vec<OwnedFd>,
+    /// What the helper was asked for.
+    pub wanted: Wanted,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Wanted {
+    #[default]
+    Nothing,
+    Identities(Vec<ProcKey>),
+    Pss(Vec<ProcKey>),
+}
+
+impl Domain {
+    pub fn new(traits: Traits, step: Step) -> Domain {
+        Domain {
+            machine: Machine::new(traits, step),
+            identities: Identities::default(),
+            episode: None,
+            last: None,
+            warned: Vec::new(),
+            followed: Vec::new(),
+            wanted: Wanted::Nothing,
+        }
+    }
+}
+
+/// What kind of group a watch is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Container,
+    /// A parent slice with containers below it.
+    Slice,
+}
+
+/// One watched cgroup.
+pub struct Watch {
+    pub id: WatchId,
+    pub kind: Kind,
+    pub domain: Domain,
+    pub found: Found,
+    pub container: Container,
+    pub settings: Settings,
+    pub protection: Protection,
+    pub group: Group,
+    pub limit: Limit,
+    pub steps: Steps,
+    pub mode: Mode,
+    /// Why the mode is not `high+psi`.
+    pub mode_reason: String,
+    /// Without a limit of its own: a member of the host's domain, stepping.
+    pub unlimited: bool,
+    /// `memory.events` is registered with the loop.
+    pub listening: bool,
+    pub seen: Events,
+    pub psi: Option<Armed>,
+    pub v1_events: Vec<OwnedFd>,
+    pub high: High,
+    /// Its directory, as the inotify watches know it.
+    pub inotify: Vec<nix::sys::inotify::WatchDescriptor>,
+}
+
+/// Who put what into `memory.high`.
+#[derive(Debug)]
+pub struct High {
+    /// What stood there before us.
+    pub original: Limit,
+    /// What we want there; `None`: not ours to write.
+    pub ours: Option<Limit>,
+    /// A helper is on its way there: values in between are ours as well.
+    pub moving: bool,
+    /// Where systemd keeps the value.
+    pub unit: Option<String>,
+    pub overwritten: u32,
+    pub overwritten_since: Moment,
+}
+
+impl Watch {
+    /// `memory.high` for a step of the tripwire.
+    pub fn value_of(&self, step: Step) -> Limit {
+        match step {
+            Step::Warning => Limit::At(self.steps.warning),
+            Step::Threshold => Limit::At(self.steps.threshold),
+            Step::Lifted | Step::Absent => self.high.original,
+        }
+    }
+
+    /// What `memory.high` would have to be reached for an episode: the tripwire itself, or the
+    /// threshold where the file is not ours.
+    pub fn effective_high(&self, figures: &Figures) -> Bytes {
+        match figures.high {
+            Limit::At(high) if self.high.ours.is_some() && high <= self.steps.threshold => {
+                self.steps.threshold
+            }
+            Limit::At(high) if high < self.steps.threshold => high,
+            _ => self.steps.threshold,
+        }
+    }
+
+    pub fn is_v1(&self) -> bool {
+        self.group.version() == Version::V1
+    }
+
+    /// Arms the PSI trigger. The error says what the kernel said.
+    pub fn arm_psi(&mut self) -> io::Result<()> {
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let open = || self.group.open_file("memory.pressure", flags);
+        self.psi = Some(psi::arm(open, self.settings.trigger)?);
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.container.name
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.group.dir().to_path_buf()
+    }
+}
+
+/// The systemd unit that owns a cgroup's `memory.high`: a scope or slice of the system manager.
+/// Groups of a user's manager, and groups below a unit, are written as files.
+pub fn unit_of(path: &std::path::Path, has_systemd: bool) -> Option<String> {
+    let mut parts = path.iter().map(|part| part.to_string_lossy());
+    let user_manager = parts.any(|part| part.starts_with("user@"));
+    let name = path.file_name()?.to_str()?;
+    let is_unit = name.ends_with(".scope") || name.ends_with(".slice");
+    // All the way up there are only slices, else systemd does not know the group.
+    let above = path.parent()?.iter().all(|part| part.to_string_lossy().ends_with(".slice"));
+    (has_systemd && is_unit && above && !user_manager).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn only_scopes_and_slices_of_the_system_manager_are_set_as_properties() {
+        let id = "a".repeat(64);
+        for (path, unit) in [
+            (format!("system.slice/docker-{id}.scope"), Some(format!("docker-{id}.scope"))),
+            ("notebooks.slice".to_owned(), Some("notebooks.slice".to_owned())),
+            (format!("docker/{id}"), None),
+            (format!("system.slice/docker-{id}.scope/docker/{id}"), None),
+            (
+                format!("user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{id}.scope"),
+                None,
+            ),
+        ] {
+            assert_eq!(unit_of(Path::new(&path), true), unit, "{path}");
+            assert_eq!(unit_of(Path::new(&path), false), None);
+        }
+    }
+}
