@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod cgroup_path;
+pub mod engine_json;
 pub mod escape;
 pub mod host;
 pub mod process;
