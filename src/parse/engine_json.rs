@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
+use crate::parse::escape::is_deceptive;
+
 /// How many labels, and how many variables, are kept of one container. Compose sets about 12
 /// labels, a notebook image about 30 variables, Kubernetes seven variables a service.
 pub const PAIRS_MAX: usize = 64;
@@ -181,13 +183,13 @@ pub fn http_body(reply: &[u8]) -> Result<&[u8], JsonError> {
 }
 
 /// At most `max` bytes of `text`, cut at a character. What could move a terminal's cursor or turn
-/// its text around (controls, bidirectional marks) stands there as `\u{…}`.
+/// its text around stands there as `\u{…}`. Unlike [`crate::parse::escape()`] it leaves a backslash
+/// alone: rules are matched against this text, and it is escaped once more where it is shown.
 pub fn clean(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {
-        let bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
         let before = out.len();
-        if c.is_control() || bidi {
+        if c.is_control() || is_deceptive(c) {
             out.extend(c.escape_unicode());
         } else {
             out.push(c);
@@ -498,7 +500,7 @@ mod tests {
         assert_eq!(about.name.as_deref(), Some("lab"));
         assert_eq!(about.image.as_deref(), Some("docker.io/library/debian:13"));
         assert_eq!(storage(text.as_bytes(), &ID.replace('3', "4")).unwrap(), None);
-        assert!(storage(text[..text.len() - 1].as_bytes(), ID).is_err());
+        assert!(storage(&text.as_bytes()[..text.len() - 1], ID).is_err());
         let odd = format!(r#"[{{"id":"{ID}","metadata":"not json"}}]"#);
         assert_eq!(storage(odd.as_bytes(), ID).unwrap().unwrap().name, None);
     }
