@@ -58,7 +58,7 @@ fn push(shown: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 /// C1 controls; characters that reorder, break or hide text (Unicode Technical Report 36).
-fn is_deceptive(char: char) -> bool {
+pub(crate) fn is_deceptive(char: char) -> bool {
     matches!(char,
         '\u{80}'..='\u{9f}'
         | '\u{ad}' | '\u{61c}' | '\u{180e}'

@@ -2,6 +2,8 @@
 //! Nothing on the hot path allocates here, and a line that is missing is an error, never a zero.
 
 pub mod cgroup;
+pub mod cgroup_path;
+pub mod engine_json;
 pub mod escape;
 pub mod host;
 pub mod process;

@@ -6,3 +6,4 @@ pub mod memory;
 pub mod pidfd;
 pub mod psi;
 pub mod random;
+pub mod xattr;
