@@ -57,21 +57,18 @@ impl<T: Serialize> Serialize for Field<T> {
     }
 }
 
-/// A cgroup limit file: `max`, or so many bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A cgroup limit file: so many bytes, or `max`, which is above all of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Limit {
-    Max,
     At(Bytes),
+    Max,
 }
 
 impl Limit {
     /// The lower of two limits.
+    #[must_use]
     pub fn lowest(self, other: Limit) -> Limit {
-        match (self, other) {
-            (Limit::At(a), Limit::At(b)) => Limit::At(a.min(b)),
-            (Limit::At(a), Limit::Max) | (Limit::Max, Limit::At(a)) => Limit::At(a),
-            (Limit::Max, Limit::Max) => Limit::Max,
-        }
+        self.min(other)
     }
 
     pub fn bytes(self) -> Option<Bytes> {

@@ -280,7 +280,17 @@ impl Machine {
         self.step = Step::Absent;
     }
 
-    pub fn step_wanted(&self) -> Step {
+    /// Where the tripwire is to stand after the steps were computed anew: as the figures say,
+    /// or where an open episode has put it.
+    pub fn place(&mut self, step: Step) -> Step {
+        let keeps = match self.state {
+            State::Watching | State::Cooling { .. } => false,
+            State::Lifted { .. } => true,
+            _ => self.step == Step::Threshold,
+        };
+        if self.traits.tripwire && !keeps {
+            self.step = step;
+        }
         self.step
     }
 

@@ -159,6 +159,7 @@ struct Reactor {
     effects: Vec<Effect>,
     buffer: Buffer,
     kmsg: Option<record::Kmsg>,
+    tool: PathBuf,
     has_systemd: bool,
     hostname: String,
     began: Instant,
@@ -189,7 +190,7 @@ impl Reactor {
             .map_err(failed("eventfd"))?;
         let tool = options.tool.clone().unwrap_or_else(beside);
         let helper =
-            Helper::start(&roots, tool, waker).map_err(failed("a helper thread"))?;
+            Helper::start(&roots, tool.clone(), waker).map_err(failed("a helper thread"))?;
         raise_descriptors();
         Ok(Reactor {
             options: options.clone(),
@@ -203,6 +204,7 @@ impl Reactor {
             began: Instant::now(),
             stopping: false,
             reload: false,
+            tool,
             watches: Vec::new(),
             generations: Vec::new(),
             scratch: Scratch::new(),

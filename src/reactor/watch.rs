@@ -131,6 +131,10 @@ pub struct Watch {
     pub mode_reason: String,
     /// Without a limit of its own: a member of the host's domain, stepping.
     pub unlimited: bool,
+    /// Its limit is that of a watched slice above it, which is guarded in its place.
+    pub covered: bool,
+    /// Slots of the containers whose processes this domain ranks.
+    pub members: Vec<u32>,
     /// `memory.events` is registered with the loop.
     pub listening: bool,
     pub seen: Events,
@@ -148,8 +152,9 @@ pub struct High {
     pub original: Limit,
     /// What we want there; `None`: not ours to write.
     pub ours: Option<Limit>,
-    /// A helper is on its way there: values in between are ours as well.
-    pub moving: bool,
+    /// Values that the helper is still bringing to the file or to systemd: what turns up
+    /// meanwhile is ours as well.
+    pub in_flight: u32,
     /// Where systemd keeps the value.
     pub unit: Option<String>,
     pub overwritten: u32,

@@ -1,0 +1,684 @@
+//! Which containers are watched: found at the start and by inotify on their parents, let go when
+//! their trigger's error or inotify says that they are gone, counted again after an overflow.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use ::log::{debug, info, warn};
+use mio::Interest;
+use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
+use std::os::fd::AsRawFd;
+
+use super::helper::Question;
+use super::token::{For, next_generation};
+use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
+use super::Reactor;
+use crate::config::{Config, ContainerFacts};
+use crate::facts::{Events, Field, Figures, Limit, Mode};
+use crate::host::container::{self, Container, Sources};
+use crate::host::discover::{self, Action, Found, Scan};
+use crate::host::group::{Group, Version};
+use crate::host::watches::{Quota, Watches};
+use crate::ids::WatchId;
+use crate::policy::episode::{Input, Step, Traits, Wake};
+use crate::roots::Roots;
+use crate::units::{Bytes, Moment};
+
+/// A file of a watched group whose change concerns us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum File {
+    High,
+    Max,
+}
+
+/// What the loop keeps for finding containers.
+pub(super) struct Discovery {
+    directories: Watches<WatchDescriptor>,
+    /// Limit files of covered containers, by the file's path.
+    covered: Watches<WatchDescriptor>,
+    files: HashMap<WatchDescriptor, (WatchId, File)>,
+    by_path: HashMap<PathBuf, WatchId>,
+    containers: Quota,
+    sources: Sources,
+    /// Rescans that inotify's overflow made necessary.
+    pub overflows: u64,
+    /// When the descriptions that were incomplete are tried again.
+    again: Option<Moment>,
+}
+
+impl Discovery {
+    pub fn new(roots: &Roots, config: &Config) -> Discovery {
+        Discovery {
+            directories: Watches::default(),
+            covered: Watches::default(),
+            files: HashMap::new(),
+            by_path: HashMap::new(),
+            containers: Quota::for_containers(),
+            sources: Sources::new(roots, config.guard.docker_root.as_deref()),
+            overflows: 0,
+            again: None,
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Moment> {
+        self.again
+    }
+}
+
+fn place(
+    watches: &mut Watches<WatchDescriptor>,
+    inotify: &Inotify,
+    root: &Path,
+    path: &Path,
+    mask: AddWatchFlags,
+) -> bool {
+    let placed = watches.set(path, |path| inotify.add_watch(&root.join(path), mask).ok());
+    if let Some(stale) = placed.stale {
+        let _ = inotify.rm_watch(stale);
+    }
+    placed.watched
+}
+
+impl Reactor {
+    /// Everything that is there: at the start, and after inotify lost events.
+    pub(super) fn rescan(&mut self) {
+        let scan = self.walk(None);
+        let listed: HashSet<PathBuf> = scan.parents.iter().cloned().collect();
+        for stale in self.discovery.directories.forget_unlisted(&listed) {
+            let _ = self.inotify.rm_watch(stale);
+        }
+        let there: HashSet<&Path> = scan.containers.iter().map(|f| f.path.as_path()).collect();
+        let gone: Vec<WatchId> = self
+            .watches
+            .iter()
+            .flatten()
+            .filter(|w| w.kind == Kind::Container && !there.contains(w.found.path.as_path()))
+            .map(|w| w.id)
+            .collect();
+        for id in gone {
+            self.remove(id, "it is gone");
+        }
+        self.take(scan);
+    }
+
+    fn walk(&mut self, from: Option<&Path>) -> Scan {
+        let Discovery { directories, sources, .. } = &mut self.discovery;
+        let inotify = &self.inotify;
+        let root = self.hierarchies.memory_root();
+        let knows = |parent: &str, id: &str| sources.knows(parent, id);
+        let mut watch =
+            |path: &Path| place(directories, inotify, root, path, discover::DIRECTORY_MASK);
+        match from {
+            Some(path) => discover::look_into(&self.hierarchies, path, &knows, &mut watch),
+            None => discover::scan(&self.hierarchies, &knows, &mut watch),
+        }
+    }
+
+    fn take(&mut self, scan: Scan) {
+        if !scan.skipped.is_nothing() {
+            warn!("{}: containers there are not guarded, skipped", scan.skipped);
+        }
+        let limit_file = discover::limit_file(&self.hierarchies);
+        for found in &scan.covered {
+            let root = self.hierarchies.memory_root();
+            let file = found.path.join(limit_file);
+            place(&mut self.discovery.covered, &self.inotify, root, &file, discover::LIMIT_MASK);
+        }
+        for found in scan.containers {
+            self.add(found);
+        }
+        self.regroup();
+    }
+
+    pub(super) fn on_inotify(&mut self) {
+        while let Ok(events) = self.inotify.read_events() {
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                self.on_inotify_event(&event);
+            }
+        }
+    }
+
+    fn on_inotify_event(&mut self, event: &InotifyEvent) {
+        if let Some((id, file)) = self.discovery.files.get(&event.wd).copied() {
+            if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                self.discovery.files.remove(&event.wd);
+                return;
+            }
+            match file {
+                File::High => self.on_high_written(id),
+                File::Max => self.on_limit_written(id),
+            }
+            return;
+        }
+        let known = self.discovery.directories.path(event.wd);
+        let at = known.or_else(|| self.discovery.covered.path(event.wd));
+        let overflow = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+        let directory = match at {
+            Some(path) => path.to_path_buf(),
+            None if overflow => PathBuf::new(),
+            None => return,
+        };
+        match discover::on_event(&directory, event.name.as_deref(), event.mask) {
+            Action::LookInto(path) => {
+                let scan = self.walk(Some(&path));
+                self.take(scan);
+            }
+            Action::Gone(path) => self.let_go(&path),
+            Action::Rescan => {
+                self.discovery.overflows += 1;
+                warn!("inotify lost events: all cgroups are looked at again");
+                self.rescan();
+            }
+            Action::Ignore => {}
+        }
+    }
+
+    /// A directory and all below it are gone.
+    fn let_go(&mut self, path: &Path) {
+        for watches in [&mut self.discovery.directories, &mut self.discovery.covered] {
+            for watch in watches.forget(path) {
+                let _ = self.inotify.rm_watch(watch);
+            }
+        }
+        let gone: Vec<WatchId> = self
+            .watches
+            .iter()
+            .flatten()
+            .filter(|w| w.found.path.starts_with(path))
+            .map(|w| w.id)
+            .collect();
+        for id in gone {
+            self.remove(id, "it is gone");
+        }
+    }
+
+    fn add(&mut self, found: Found) {
+        if let Some(slice) = found.parent_slice.clone() {
+            self.add_slice(&slice);
+        }
+        if self.is_skipped(&found.path) {
+            debug!("{}: skip_cgroups names it, not watched", found.path.display());
+            return;
+        }
+        let container =
+            container::describe(&self.roots, &found, &self.discovery.sources);
+        if !container.complete {
+            let soon = self.now().plus(std::time::Duration::from_millis(500));
+            self.discovery.again.get_or_insert(soon);
+        }
+        self.add_watch(Kind::Container, found, container);
+    }
+
+    fn add_slice(&mut self, path: &Path) {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let found = Found {
+            engine: discover::Engine::Docker,
+            id: name.clone(),
+            path: path.to_path_buf(),
+            parent_slice: None,
+            outer: None,
+            user: None,
+        };
+        let container = Container::of_slice(&name);
+        self.add_watch(Kind::Slice, found, container);
+    }
+
+    fn is_skipped(&self, path: &Path) -> bool {
+        let path = path.to_string_lossy();
+        self.config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path))
+    }
+
+    fn add_watch(&mut self, kind: Kind, found: Found, container: Container) {
+        let path = found.path.clone();
+        let group = match Group::open(&self.hierarchies, &path) {
+            Ok(group) => group,
+            Err(error) if error.is_gone() => return,
+            Err(error) => {
+                warn!("{error}: not guarded, skipped");
+                return;
+            }
+        };
+        if let Some(known) = self.discovery.by_path.get(&path).copied() {
+            if self.watch(known).is_some_and(|watch| watch.group.id() == group.id()) {
+                return;
+            }
+            self.remove(known, "another group took its place");
+        }
+        let facts = facts_of(&container);
+        let settings = self.config.settings_for(&facts);
+        if settings.ignore {
+            debug!("{}: a rule or label says to ignore it", container.name);
+            return;
+        }
+        if !self.discovery.containers.admit(&path) {
+            warn!("{}: too many containers, not guarded, skipped", path.display());
+            return;
+        }
+        let protection = self.config.protection_for(&facts);
+        let slot = self.free_slot();
+        let id = WatchId { slot, generation: self.generations[slot as usize] };
+        let unit = unit_of(&path, self.has_systemd);
+        let traits = Traits {
+            tripwire: false,
+            psi: false,
+            dry_run: settings.dry_run,
+            notebook_max: settings.notebook_max.is_some(),
+            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
+            grace: settings.grace,
+        };
+        let watch = Watch {
+            id,
+            kind,
+            domain: Domain::new(traits, Step::Absent),
+            steps: Steps::of(Bytes::ZERO, &settings),
+            found,
+            container,
+            settings,
+            protection,
+            group,
+            limit: Limit::Max,
+            mode: Mode::None,
+            mode_reason: String::new(),
+            unlimited: false,
+            covered: false,
+            members: Vec::new(),
+            listening: false,
+            seen: Events::default(),
+            psi: None,
+            v1_events: Vec::new(),
+            high: High {
+                original: Limit::Max,
+                ours: None,
+                in_flight: 0,
+                unit,
+                overwritten: 0,
+                overwritten_since: Moment(0),
+            },
+            inotify: Vec::new(),
+        };
+        self.discovery.by_path.insert(path, id);
+        self.watches[slot as usize] = Some(watch);
+        self.watch_files(id);
+        self.arm(id);
+    }
+
+    fn free_slot(&mut self) -> u32 {
+        let free = self.watches.iter().position(Option::is_none).unwrap_or(self.watches.len());
+        if free == self.watches.len() {
+            self.watches.push(None);
+            self.generations.push(0);
+        }
+        u32::try_from(free).expect("the quota keeps the number of watches far below 2^32")
+    }
+
+    /// Watches `memory.high` and `memory.max` before they are read, so that no change is missed.
+    fn watch_files(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id) else { return };
+        let dir = watch.dir();
+        let names: &[(&str, File)] = match watch.group.version() {
+            Version::V2 => &[("memory.high", File::High), ("memory.max", File::Max)],
+            Version::V1 => &[("memory.limit_in_bytes", File::Max)],
+        };
+        let mut placed = Vec::with_capacity(names.len());
+        for (name, file) in names {
+            match self.inotify.add_watch(&dir.join(name), AddWatchFlags::IN_MODIFY) {
+                Ok(wd) => {
+                    self.discovery.files.insert(wd, (id, *file));
+                    placed.push(wd);
+                }
+                Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
+            }
+        }
+        if let Some(watch) = self.watch_mut(id) {
+            watch.inotify = placed;
+        }
+    }
+
+    /// Reads where the group stands, and arms what can tell that it runs short.
+    fn arm(&mut self, id: WatchId) {
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches[slot].as_mut() else { return };
+        let figures = match watch.group.figures(&mut self.buffer) {
+            Ok(figures) => figures,
+            Err(error) => {
+                if !error.is_gone() {
+                    warn!("{error}: not guarded, skipped");
+                }
+                self.remove(id, "it could not be read");
+                return;
+            }
+        };
+        watch.seen = figures.events;
+        watch.limit = figures.limit;
+        watch.high.original = figures.high;
+        let inode = watch.group.id().0;
+        if let Some(before) = self.state.find(&watch.found.id, inode) {
+            // An earlier daemon put its own value there; what it found is the original.
+            watch.high.original = parse_limit(&before.original);
+        }
+        self.arm_psi(id);
+        self.listen(id);
+        self.place_steps(id, &figures);
+        self.tell_armed(id);
+        self.drive(Some(id), Input::Wake(Wake::Armed));
+    }
+
+    fn arm_psi(&mut self, id: WatchId) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        if watch.psi.is_some() {
+            return;
+        }
+        if let Err(error) = watch.arm_psi() {
+            watch.mode_reason = format!("no PSI trigger: {error}");
+            return;
+        }
+        let Some(fd) = watch.psi.as_ref().map(|armed| armed.fd.as_raw_fd()) else { return };
+        if let Err(error) = self.register(fd, For::Psi(id), Interest::PRIORITY) {
+            warn!("the PSI trigger could not be registered: {error}");
+        }
+    }
+
+    /// Listens to `memory.events`.
+    pub(super) fn listen(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id) else { return };
+        if watch.listening {
+            return;
+        }
+        let fd = watch.group.events_fd().as_raw_fd();
+        let ok = self.register(fd, For::Events(id), Interest::PRIORITY);
+        if let Some(watch) = self.watch_mut(id) {
+            watch.listening = ok.is_ok();
+        }
+    }
+
+    pub(super) fn stop_listening(&mut self, id: WatchId) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        if std::mem::take(&mut watch.listening) {
+            let fd = watch.group.events_fd().as_raw_fd();
+            self.deregister(fd);
+        }
+    }
+
+    fn tell_armed(&self, id: WatchId) {
+        let Some(watch) = self.watch(id) else { return };
+        let reason = match watch.mode_reason.as_str() {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        match watch.limit {
+            Limit::At(limit) => info!(
+                "watching {:?}: limit {limit}, threshold {}, mode {}{reason}",
+                watch.name(),
+                watch.steps.threshold,
+                watch.mode,
+            ),
+            Limit::Max => info!(
+                "watching {:?}: no limit, so the host's memory counts, mode {}{reason}",
+                watch.name(),
+                watch.mode,
+            ),
+        }
+    }
+
+    /// Lets go of a watch; its descriptors are closed off the loop, after the group is gone.
+    pub(super) fn remove(&mut self, id: WatchId, why: &str) {
+        if self.watch(id).is_none() {
+            return;
+        }
+        self.close_episode_of_gone(id);
+        let slot = id.slot as usize;
+        let Some(mut watch) = self.watches[slot].take() else { return };
+        self.generations[slot] = next_generation(self.generations[slot]);
+        debug!("{:?} is watched no longer: {why}", watch.name());
+        if watch.listening {
+            self.deregister(watch.group.events_fd().as_raw_fd());
+        }
+        let mut fds = std::mem::take(&mut watch.v1_events);
+        fds.extend(watch.psi.take().map(|armed| armed.fd));
+        fds.append(&mut watch.domain.followed);
+        for fd in &fds {
+            self.deregister(fd.as_raw_fd());
+        }
+        self.close(fds);
+        for wd in &watch.inotify {
+            self.discovery.files.remove(wd);
+            let _ = self.inotify.rm_watch(*wd);
+        }
+        self.discovery.by_path.remove(&watch.found.path);
+        self.discovery.containers.release(&watch.found.path);
+        let inode = watch.group.id().0;
+        if self.state.changed.iter().any(|c| c.inode == inode) {
+            self.state.forget(inode);
+            self.save_state();
+        }
+        self.regroup();
+        if watch.unlimited {
+            self.step_host(None);
+        }
+    }
+
+    /// Which containers make up each slice, and which of them make up the host's domain.
+    fn regroup(&mut self) {
+        let slices: Vec<(usize, PathBuf, bool)> = self
+            .watches
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, watch)| {
+                let watch = watch.as_ref().filter(|w| w.kind == Kind::Slice)?;
+                Some((slot, watch.found.path.clone(), watch.unlimited))
+            })
+            .collect();
+        let mut members: HashMap<usize, Vec<u32>> = HashMap::new();
+        let mut of_host = Vec::new();
+        let mut stepping = Vec::new();
+        for watch in self.watches.iter_mut().flatten() {
+            let slot = watch.id.slot;
+            if watch.kind == Kind::Slice {
+                continue;
+            }
+            let own = [slot].to_vec();
+            let parent = slices.iter().find(|(_, path, _)| watch.found.path.starts_with(path));
+            if let Some((slice, _, unlimited)) = parent {
+                members.entry(*slice).or_default().push(slot);
+                if watch.covered && *unlimited {
+                    of_host.push(slot);
+                }
+            }
+            if watch.unlimited && !watch.covered {
+                of_host.push(slot);
+                stepping.push(slot);
+            }
+            watch.members = own;
+        }
+        for (slice, _, unlimited) in &slices {
+            let slots = members.remove(slice).unwrap_or_default();
+            if *unlimited {
+                stepping.push(u32::try_from(*slice).unwrap_or(u32::MAX));
+            }
+            if let Some(watch) = self.watches[*slice].as_mut() {
+                watch.members = slots;
+            }
+        }
+        // A slice without containers is not watched for its own sake.
+        let empty: Vec<WatchId> = self
+            .watches
+            .iter()
+            .flatten()
+            .filter(|w| w.kind == Kind::Slice && w.members.is_empty())
+            .map(|w| w.id)
+            .collect();
+        self.host.members = of_host;
+        self.host.stepping = stepping;
+        for id in empty {
+            self.remove_slice(id);
+        }
+    }
+
+    fn remove_slice(&mut self, id: WatchId) {
+        self.put_back(id);
+        self.remove(id, "no container is left in it");
+    }
+
+    /// What is noted in the state file of groups that are gone by now is worth nothing.
+    pub(super) fn forget_vanished(&mut self) {
+        let there: HashSet<u64> =
+            self.watches.iter().flatten().map(|watch| watch.group.id().0).collect();
+        let before = self.state.changed.len();
+        self.state.changed.retain(|c| there.contains(&c.inode) || c.dir.exists());
+        if self.state.changed.len() != before {
+            self.save_state();
+        }
+    }
+
+    /// Descriptions that were not complete when the container appeared.
+    pub(super) fn run_discovery(&mut self, now: Moment) {
+        if self.discovery.again.is_none_or(|at| at > now) {
+            return;
+        }
+        self.discovery.again = None;
+        for slot in 0..self.watches.len() {
+            let Some(watch) = self.watches[slot].as_ref() else { continue };
+            if watch.container.complete || watch.kind == Kind::Slice {
+                continue;
+            }
+            let found = watch.found.clone();
+            let id = watch.id;
+            self.helper.ask(Question::Describe { watch: id, found: Box::new(found) });
+        }
+    }
+
+    /// The helper has read a container's description again.
+    pub(super) fn on_described(&mut self, id: WatchId, container: Container) {
+        let facts = facts_of(&container);
+        let settings = self.config.settings_for(&facts);
+        let protection = self.config.protection_for(&facts);
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.container = container;
+        // Asked once: what the engine does not say by now it will not say.
+        watch.container.complete = true;
+        watch.protection = protection;
+        if settings.ignore {
+            self.put_back(id);
+            self.remove(id, "a rule or label says to ignore it");
+            return;
+        }
+        self.apply_settings(id, settings);
+    }
+
+    /// Applies a configuration that was read again; returns how many were armed anew.
+    pub(super) fn apply_config(&mut self) -> usize {
+        let ids: Vec<WatchId> = self.watches.iter().flatten().map(|w| w.id).collect();
+        let mut rearmed = 0;
+        for id in ids {
+            let Some(watch) = self.watch(id) else { continue };
+            let facts = facts_of(&watch.container);
+            let settings = self.config.settings_for(&facts);
+            let protection = self.config.protection_for(&facts);
+            let skipped = settings.ignore || self.is_skipped(&watch.found.path);
+            if skipped {
+                self.put_back(id);
+                self.remove(id, "the configuration says to ignore it");
+                rearmed += 1;
+                continue;
+            }
+            if let Some(watch) = self.watch_mut(id) {
+                watch.protection = protection;
+            }
+            rearmed += usize::from(self.apply_settings(id, settings));
+        }
+        // What was ignored before may be wanted now.
+        self.rescan();
+        rearmed
+    }
+
+    /// New settings for one watch; only what changed is armed anew.
+    fn apply_settings(&mut self, id: WatchId, settings: crate::config::Settings) -> bool {
+        let Some(watch) = self.watch_mut(id) else { return false };
+        if watch.settings == settings {
+            return false;
+        }
+        let new_trigger = watch.settings.trigger != settings.trigger;
+        watch.settings = settings;
+        if new_trigger && let Some(old) = watch.psi.take() {
+            self.deregister(old.fd.as_raw_fd());
+            self.close(vec![old.fd]);
+            self.arm_psi(id);
+        }
+        self.relimit(id);
+        true
+    }
+
+    /// Somebody wrote the limit, or the settings changed: compute the steps anew.
+    pub(super) fn relimit(&mut self, id: WatchId) {
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches[slot].as_mut() else { return };
+        match watch.group.figures(&mut self.buffer) {
+            Ok(figures) => {
+                watch.limit = figures.limit;
+                self.place_steps(id, &figures);
+                self.drive(Some(id), Input::Wake(Wake::Armed));
+            }
+            Err(error) if error.is_gone() => self.remove(id, "it is gone"),
+            Err(error) => warn!("{error}, skipped"),
+        }
+    }
+
+    fn on_limit_written(&mut self, id: WatchId) {
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches.get_mut(slot).and_then(Option::as_mut) else { return };
+        match watch.group.limit(&mut self.buffer) {
+            Ok(limit) if limit == watch.limit => {}
+            Ok(limit) => {
+                info!("{:?}: the limit is now {limit}", watch.name());
+                self.relimit(id);
+                self.relimit_below(id);
+            }
+            Err(error) if error.is_gone() => self.remove(id, "it is gone"),
+            Err(error) => warn!("{error}, skipped"),
+        }
+    }
+
+    /// A slice's limit is its containers' limit too.
+    fn relimit_below(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id).filter(|w| w.kind == Kind::Slice) else { return };
+        for slot in watch.members.clone() {
+            if let Some(id) = self.watches[slot as usize].as_ref().map(|w| w.id) {
+                self.relimit(id);
+            }
+        }
+    }
+
+    /// Whether the limit that holds for a container is that of a watched slice above it.
+    pub(super) fn is_covered(&self, watch: &Watch) -> bool {
+        let Some(slice) = &watch.found.parent_slice else { return false };
+        let above = self.discovery.by_path.get(slice).and_then(|id| self.watch(*id));
+        above.is_some_and(|above| match (watch.limit, above.limit) {
+            (Limit::At(own), Limit::At(slice)) => own >= slice,
+            (Limit::Max, _) => true,
+            (Limit::At(_), Limit::Max) => false,
+        })
+    }
+}
+
+fn facts_of(container: &Container) -> ContainerFacts<'_> {
+    ContainerFacts {
+        name: &container.name,
+        image: &container.image,
+        labels: &container.labels,
+        env: &container.env,
+        ..ContainerFacts::default()
+    }
+}
+
+/// `max` or bytes, as the state file has it.
+fn parse_limit(text: &str) -> Limit {
+    text.parse().map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes)))
+}
+
+/// PSI of a look, for the record.
+pub(super) fn has_psi(figures: &Figures) -> bool {
+    matches!(figures.psi, Field::Known(_))
+}

@@ -1,0 +1,359 @@
+//! Moving `memory.high` and living with others who write it too. The state machine says which
+//! step is wanted; here stands how it gets into the file, into systemd's property, into the note
+//! of what was changed, and back out again.
+//!
+//! Raised: the file at once, in the loop, the property after it. Lowered below usage: the helper
+//! goes down in small steps first, since the writer has to reclaim the difference.
+
+use std::os::fd::AsFd;
+
+use ::log::{error, info, warn};
+
+use super::Reactor;
+use super::helper::Work;
+use super::watch::{Kind, OVERWRITES, OVERWRITES_IN, Steps};
+use crate::act::state::Changed;
+use crate::act::tripwire;
+use crate::facts::{Field, Figures, HostMode, Limit, Mode};
+use crate::host::group::Version;
+use crate::ids::WatchId;
+use crate::policy::episode::{Step, Traits};
+use crate::units::Bytes;
+
+impl Reactor {
+    /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
+    /// a value in `memory.high`.
+    pub(super) fn place_steps(&mut self, id: WatchId, figures: &Figures) {
+        let covered = self.watch(id).is_some_and(|watch| self.is_covered(watch));
+        let host_total = self.host.total();
+        let dry_run = self.config.host_is_dry_run();
+        let stepping = self.config.host.stepping;
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.covered = covered;
+        let v1 = watch.group.version() == Version::V1;
+        let settings = &watch.settings;
+        let foreign = match watch.high.original {
+            Limit::At(high) if watch.limit.bytes().is_none_or(|limit| high < limit) => Some(high),
+            _ => None,
+        };
+        let was_unlimited = watch.unlimited;
+        watch.unlimited = watch.limit == Limit::Max && foreign.is_none() && !v1;
+        let total = foreign.or(watch.limit.bytes()).unwrap_or(host_total);
+        watch.steps = Steps::of(total, settings);
+        let touches = settings.tripwire && !settings.dry_run && !v1 && !covered;
+        let tripwire = touches && foreign.is_none() && !watch.unlimited;
+        let has_psi = watch.psi.is_some();
+        let steps_along = watch.unlimited && touches && stepping && !dry_run;
+        watch.mode = match (v1, has_psi) {
+            _ if covered => Mode::None,
+            (true, _) => Mode::V1Threshold,
+            (false, true) if tripwire || foreign.is_some() || steps_along => Mode::HighPsi,
+            (false, false) if tripwire || foreign.is_some() || steps_along => Mode::High,
+            (false, true) => Mode::Psi,
+            (false, false) => Mode::Events,
+        };
+        let psi_reason = std::mem::take(&mut watch.mode_reason);
+        let no_psi = psi_reason.starts_with("no PSI");
+        watch.mode_reason = if covered {
+            "the limit is its slice's, which is watched".into()
+        } else if v1 {
+            "cgroup v1: no throttle, best effort".into()
+        } else if settings.dry_run {
+            "dry-run".into()
+        } else if let Some(high) = foreign {
+            format!("memory.high {high} is somebody else's")
+        } else if !settings.tripwire {
+            "tripwire = false".into()
+        } else if no_psi {
+            psi_reason
+        } else if steps_along {
+            "stepping, no limit".into()
+        } else {
+            String::new()
+        };
+        let traits = Traits {
+            tripwire,
+            psi: has_psi,
+            dry_run: settings.dry_run,
+            notebook_max: settings.notebook_max.is_some(),
+            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
+            grace: settings.grace,
+        };
+        let over_warning = figures.unreclaimable() >= watch.steps.warning;
+        watch.domain.machine.set_traits(traits);
+        if tripwire {
+            let step = if over_warning { Step::Threshold } else { Step::Warning };
+            let wanted = watch.domain.machine.place(step);
+            let value = watch.value_of(wanted);
+            self.set_high(id, value);
+        } else if self.watch(id).is_some_and(|w| w.high.ours.is_some() && !w.unlimited) {
+            self.put_back(id);
+        }
+        if v1 {
+            self.arm_v1(id);
+        }
+        if was_unlimited != self.watch(id).is_some_and(|watch| watch.unlimited) {
+            self.step_host(None);
+        }
+    }
+
+    /// The state machine wants the tripwire there.
+    pub(super) fn move_tripwire(&mut self, id: WatchId, step: Step) {
+        let Some(watch) = self.watch(id) else { return };
+        let value = watch.value_of(step);
+        self.set_high(id, value);
+    }
+
+    /// Puts a value into `memory.high` and sees to it that it stays.
+    pub(super) fn set_high(&mut self, id: WatchId, value: Limit) {
+        if !self.note_original(id) {
+            return;
+        }
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches[slot].as_mut() else { return };
+        let unit = watch.high.unit.clone();
+        let lowers = match (watch.group.high(&mut self.buffer), value) {
+            (Ok(current), value) if current == value && watch.high.ours == Some(value) => return,
+            (Ok(Limit::At(current)), Limit::At(value)) => value < current,
+            (Ok(Limit::Max), Limit::At(_)) => true,
+            _ => false,
+        };
+        watch.high.ours = Some(value);
+        let blocks = lowers
+            && watch.group.usage(&mut self.buffer).is_ok_and(|usage| Limit::At(usage) > value);
+        let mut dir = None;
+        if blocks {
+            dir = watch.group.memory_dir().try_clone_to_owned().ok();
+        }
+        if dir.is_none()
+            && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
+        {
+            if error.raw_os_error() == Some(libc::ENODEV)
+                || error.kind() == std::io::ErrorKind::NotFound
+            {
+                return;
+            }
+            self.lose_tripwire(id, &format!("memory.high cannot be written: {error}"));
+            return;
+        }
+        if dir.is_some() || unit.is_some() {
+            watch.high.in_flight += 1;
+            self.helper.give(Work::High { watch: id, dir, value, unit });
+        }
+    }
+
+    /// Writes down what stood there, before it is changed for the first time.
+    fn note_original(&mut self, id: WatchId) -> bool {
+        let Some(watch) = self.watch(id) else { return false };
+        let inode = watch.group.id().0;
+        if self.state.changed.iter().any(|c| c.inode == inode) {
+            return true;
+        }
+        let changed = Changed {
+            id: watch.found.id.clone(),
+            inode,
+            dir: watch.dir(),
+            unit: watch.high.unit.clone(),
+            original: watch.high.original.to_string(),
+            frozen: false,
+        };
+        self.state.note(changed);
+        self.save_state();
+        true
+    }
+
+    /// The helper is done with a value.
+    pub(super) fn on_high_set(&mut self, id: WatchId, value: Limit, result: std::io::Result<()>) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.high.in_flight = watch.high.in_flight.saturating_sub(1);
+        let settled = watch.high.in_flight == 0;
+        let ours = watch.high.ours;
+        if let Err(error) = result {
+            // The file stands; what is lost is that it survives systemd's next reload.
+            warn!("{:?}: memory.high as a property of its unit: {error}, skipped", watch.name());
+        }
+        if settled && ours.is_some_and(|ours| ours != value) {
+            self.on_high_written(id);
+        }
+    }
+
+    /// Somebody wrote `memory.high`: we, our helper, systemd on our behalf, or somebody else.
+    pub(super) fn on_high_written(&mut self, id: WatchId) {
+        let now = self.now();
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches.get_mut(slot).and_then(Option::as_mut) else { return };
+        let Ok(found) = watch.group.high(&mut self.buffer) else { return };
+        let Some(ours) = watch.high.ours else {
+            watch.high.original = found;
+            return;
+        };
+        if found == ours {
+            return;
+        }
+        if watch.high.in_flight > 0 {
+            // An older value of ours that arrives late must not throttle: raise it again.
+            if found < ours {
+                let _ = tripwire::write_high(watch.group.memory_dir(), ours);
+            }
+            return;
+        }
+        let name = watch.container.name.clone();
+        if now.since(watch.high.overwritten_since) > OVERWRITES_IN {
+            watch.high.overwritten = 0;
+            watch.high.overwritten_since = now;
+        }
+        watch.high.overwritten += 1;
+        if found < ours {
+            info!("{name:?}: somebody set memory.high to {found}, below ours: it is left alone");
+            watch.high.original = found;
+            watch.high.ours = None;
+            self.relimit(id);
+        } else if watch.high.overwritten > OVERWRITES {
+            let why = format!("somebody keeps setting memory.high to {found}");
+            self.lose_tripwire(id, &why);
+        } else {
+            warn!(
+                "{name:?}: somebody set memory.high to {found}: set to {ours} again \
+                 ({} of {OVERWRITES} an hour)",
+                watch.high.overwritten
+            );
+            watch.high.ours = Some(found);
+            self.set_high(id, ours);
+        }
+    }
+
+    /// Nobody can agree with us on `memory.high`: PSI alone from here on.
+    fn lose_tripwire(&mut self, id: WatchId, why: &str) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        warn!("{:?}: {why}: mode psi from now on", watch.container.name);
+        watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::Events };
+        why.clone_into(&mut watch.mode_reason);
+        watch.high.ours = None;
+        watch.domain.machine.tripwire_lost();
+        let inode = watch.group.id().0;
+        self.state.forget(inode);
+        self.save_state();
+    }
+
+    /// Puts one watch's `memory.high` back as it was found.
+    pub(super) fn put_back(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id).filter(|watch| watch.high.ours.is_some()) else { return };
+        let original = watch.high.original;
+        self.set_high(id, original);
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.high.ours = None;
+        let inode = watch.group.id().0;
+        self.state.forget(inode);
+        self.save_state();
+    }
+
+    /// A clean stop: everything back at once, the properties in one call.
+    pub(super) fn restore_all(&mut self) -> usize {
+        let mut units = Vec::new();
+        let mut restored = 0;
+        for watch in self.watches.iter_mut().flatten() {
+            if watch.high.ours.take().is_none() {
+                continue;
+            }
+            match tripwire::write_high(watch.group.memory_dir(), watch.high.original) {
+                Ok(()) => restored += 1,
+                Err(error) => warn!("{:?}: memory.high: {error}, skipped", watch.container.name),
+            }
+            if let Some(unit) = watch.high.unit.clone() {
+                units.push((unit, watch.high.original));
+            }
+            self.state.forget(watch.group.id().0);
+        }
+        if !units.is_empty()
+            && let Err(error) = tripwire::set_properties(&self.tool, &units)
+        {
+            error!("properties of {} units could not be put back: {error}", units.len());
+        }
+        self.save_state();
+        restored
+    }
+
+    /// An earlier daemon may have ended between freezing a container and thawing it.
+    pub(super) fn thaw_left_over(&mut self) {
+        let mut thawed = false;
+        for changed in self.state.changed.iter_mut().filter(|c| c.frozen) {
+            let dir = std::fs::File::open(&changed.dir);
+            match dir.and_then(|dir| tripwire::write(dir.as_fd(), "cgroup.freeze", "0")) {
+                Ok(()) => info!("{}: thawed", changed.dir.display()),
+                Err(error) => warn!("{}: not thawed: {error}", changed.dir.display()),
+            }
+            changed.frozen = false;
+            thawed = true;
+        }
+        if thawed {
+            self.save_state();
+        }
+    }
+
+    /// v1: usage thresholds for both steps, and a look whatever crosses them
+    /// (Documentation/admin-guide/cgroup-v1/memory.rst, section 9).
+    fn arm_v1(&mut self, id: WatchId) {
+        use mio::Interest;
+        use nix::sys::eventfd::{EfdFlags, EventFd};
+        use std::os::fd::{AsRawFd, OwnedFd};
+        let Some(watch) = self.watch_mut(id) else { return };
+        let old = std::mem::take(&mut watch.v1_events);
+        let steps = watch.steps;
+        let mut armed = Vec::new();
+        let mut failure = None;
+        for threshold in [steps.warning, steps.threshold] {
+            let attempt = || -> std::io::Result<EventFd> {
+                let event =
+                    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+                let usage =
+                    watch.group.open_file("memory.usage_in_bytes", nix::fcntl::OFlag::O_RDONLY)?;
+                let words =
+                    format!("{} {} {}", event.as_raw_fd(), usage.as_raw_fd(), threshold.0);
+                watch.group.write("cgroup.event_control", words.as_bytes())?;
+                Ok(event)
+            };
+            match attempt() {
+                Ok(event) => armed.push(OwnedFd::from(event)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::None };
+            watch.mode_reason = format!("cgroup.event_control: {error}");
+        }
+        for fd in &old {
+            self.deregister(fd.as_raw_fd());
+        }
+        self.close(old);
+        for fd in &armed {
+            if let Err(error) = self.register(fd.as_raw_fd(), super::token::For::V1(id), Interest::READABLE)
+            {
+                warn!("a v1 threshold could not be registered: {error}");
+            }
+        }
+        if let Some(watch) = self.watch_mut(id) {
+            watch.v1_events = armed;
+        }
+    }
+
+    /// Whether memory is in a v1 hierarchy on this host.
+    pub(super) fn is_v1_host(&self) -> bool {
+        self.hierarchies.mode != HostMode::V2
+    }
+}
+
+/// Usage with swap, as far as swap is known.
+pub(super) fn with_swap(bytes: Bytes, figures: &Figures) -> Bytes {
+    match figures.swap {
+        Field::Known(swap) => bytes.plus(swap),
+        Field::Unknown(_) => bytes,
+    }
+}
+
+/// A slice is told apart in messages.
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Container => "container",
+        Kind::Slice => "slice",
+    }
+}
