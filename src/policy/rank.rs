@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 
 use crate::facts::{Field, Figures, Proc, Why};
 use crate::ids::ProcKey;
-use crate::policy::tree::{Forest, Workload};
+use crate::policy::tree::Forest;
 use crate::units::Bytes;
 
 /// At least this, at most that.
@@ -38,6 +38,16 @@ impl Interval {
         self.least >= other.most
     }
 
+    /// Whether this much is held is open.
+    pub fn straddles(self, bytes: Bytes) -> bool {
+        self.least < bytes && bytes <= self.most
+    }
+
+    /// The middle: the estimate where one number is needed.
+    pub fn middle(self) -> Bytes {
+        Bytes(self.least.0 + self.most.0.saturating_sub(self.least.0) / 2)
+    }
+
     #[must_use]
     pub fn plus(self, other: Interval) -> Interval {
         Interval { least: self.least.plus(other.least), most: self.most.plus(other.most) }
@@ -47,8 +57,7 @@ impl Interval {
     /// this one stands.
     #[must_use]
     fn and(self, other: Interval) -> Interval {
-        let both =
-            Interval { least: self.least.max(other.least), most: self.most.min(other.most) };
+        let both = Interval { least: self.least.max(other.least), most: self.most.min(other.most) };
         if both.least <= both.most { both } else { self }
     }
 }
@@ -90,6 +99,8 @@ pub enum SettledBy {
     Pss,
     /// The intervals overlap still: what is surely held decided.
     LowerBound,
+    /// Size did not decide: growth did.
+    Growth,
 }
 
 impl SettledBy {
@@ -100,6 +111,7 @@ impl SettledBy {
             SettledBy::CgroupFigures => "cgroup-figures",
             SettledBy::Pss => "pss",
             SettledBy::LowerBound => "lower-bound",
+            SettledBy::Growth => "growth",
         }
     }
 }
@@ -114,6 +126,8 @@ pub struct Row {
     pub held: Interval,
     /// The same by the processes' own figures alone, without the cgroup's and without PSS.
     pub own: Interval,
+    /// Resident sets of its processes added up, from `stat`.
+    pub rss: Bytes,
     /// Takes part in the choice: neither protected nor otherwise out of the question.
     pub competes: bool,
     /// Some proportional set size went into `held`.
@@ -125,7 +139,7 @@ pub struct Row {
 impl Row {
     /// The one number for a table: what is surely held; of a tree that nobody has read, RSS.
     pub fn figure(&self) -> Bytes {
-        if self.held.least == Bytes::ZERO { self.held.most } else { self.held.least }
+        if self.held.least == Bytes::ZERO { self.rss } else { self.held.least }
     }
 }
 
@@ -144,6 +158,7 @@ const SLACK: Bytes = Bytes::mib(2);
 const SLACK_PART: u64 = 64;
 /// Processes returned at once, so that each choice among many trees is made for many readings.
 const TREES_PER_READING: usize = 16;
+const PROCS_PER_READING: usize = 512;
 /// Finalists whose PSS is worth its time (1.1 ms per process, 14 ms per GiB: KERNEL.md).
 const MAX_FINALISTS: usize = 3;
 
@@ -151,6 +166,8 @@ const MAX_FINALISTS: usize = 3;
 #[derive(Default)]
 pub struct Ranking {
     rows: Vec<Row>,
+    /// Where each workload stands in `rows`.
+    places: Vec<u32>,
     /// The workloads, then for each container its servers and its unattributed.
     trees: Vec<Tree>,
     /// Processes by tree, the largest RSS first.
@@ -159,6 +176,7 @@ pub struct Ranking {
     groups: Vec<Option<GroupMemory>>,
     totals: Vec<Totals>,
     batch: Vec<u32>,
+    heads: Vec<(Bytes, u32)>,
     finalists: Vec<u32>,
     workloads: usize,
     budget: usize,
@@ -181,6 +199,7 @@ struct Tree {
     max_swap: Bytes,
     max_private: Bytes,
     max_shmem: Bytes,
+    rss: Bytes,
     /// RSS of live processes without status, and their number.
     unread: Bytes,
     unread_count: u32,
@@ -206,7 +225,7 @@ impl Ranking {
         procs: &[Proc],
         groups: &[Option<GroupMemory>],
         budget: usize,
-        competes: impl Fn(&Workload) -> bool,
+        competes: impl Fn(usize) -> bool,
     ) {
         self.budget = budget;
         self.workloads = forest.workloads().len();
@@ -215,8 +234,8 @@ impl Ranking {
         let containers = procs.iter().map(|p| usize::from(p.container) + 1).max().unwrap_or(0);
         self.groups.resize(containers.max(groups.len()), None);
         self.trees.clear();
-        for workload in forest.workloads() {
-            let (container, competes) = (workload.container, competes(workload));
+        for (number, workload) in forest.workloads().iter().enumerate() {
+            let (container, competes) = (workload.container, competes(number));
             self.trees.push(Tree { container, competes, ..Tree::default() });
         }
         for container in 0..self.groups.len() as u16 {
@@ -231,6 +250,7 @@ impl Ranking {
                 root: workload.root,
                 held: Interval::ZERO,
                 own: Interval::ZERO,
+                rss: Bytes::ZERO,
                 competes: self.trees[number].competes,
                 by_pss: false,
                 is_read: false,
@@ -257,8 +277,7 @@ impl Ranking {
         }
         let tree_of = &self.tree_of;
         self.by_rss.clear();
-        self.by_rss
-            .extend((0..procs.len() as u32).filter(|i| tree_of[*i as usize] != NOWHERE));
+        self.by_rss.extend((0..procs.len() as u32).filter(|i| tree_of[*i as usize] != NOWHERE));
         self.by_rss.sort_unstable_by_key(|i| {
             let proc = &procs[*i as usize];
             (tree_of[*i as usize], Reverse(proc.rss), proc.key)
@@ -267,7 +286,10 @@ impl Ranking {
         for (number, tree) in self.trees.iter_mut().enumerate() {
             tree.from = at;
             tree.next = at;
-            while self.by_rss.get(at as usize).is_some_and(|i| tree_of[*i as usize] == number as u32)
+            while self
+                .by_rss
+                .get(at as usize)
+                .is_some_and(|i| tree_of[*i as usize] == number as u32)
             {
                 at += 1;
             }
@@ -290,39 +312,39 @@ impl Ranking {
         let Purpose::Top { worth } = purpose else { return false };
         let mut competing = self.rows.iter().filter(|row| row.competes);
         let Some(first) = competing.next() else { return true };
-        let straddles = first.held.least < worth && worth <= first.held.most;
-        !straddles && competing.all(|row| first.held.is_above(row.held))
+        let outside = self.beyond_reach();
+        let compares = first.held.is_above(outside) || outside.least > first.held.most;
+        compares
+            && !first.held.straddles(worth)
+            && competing.all(|row| first.held.is_above(row.held))
     }
 
     /// The largest unread processes of the trees that are in question. What is not in question
     /// itself still bounds those that are, through the cgroup's figures.
     fn fill_batch(&mut self, procs: &[Proc], purpose: Purpose) {
-        let want = (self.workloads / TREES_PER_READING).clamp(1, self.budget);
+        let want = (self.workloads / TREES_PER_READING).max(procs.len() / PROCS_PER_READING);
+        let want = want.clamp(1, self.budget);
         let surest = self.surest();
-        while self.batch.len() < want {
-            let mut best: Option<(Bytes, usize)> = None;
-            for number in 0..self.trees.len() {
-                if !self.is_contested(number, surest, purpose) {
-                    continue;
-                }
-                let Some(rss) = self.next_unread(number, procs) else { continue };
-                if best.is_none_or(|(bytes, _)| rss > bytes) {
-                    best = Some((rss, number));
-                }
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.clear();
+        for number in 0..self.trees.len() {
+            if self.is_contested(number, surest, purpose) {
+                heads.extend(self.next_unread(number, procs).map(|rss| (rss, number as u32)));
             }
-            let Some((_, number)) = best else { return };
-            let tree = &mut self.trees[number];
+        }
+        heads.sort_unstable_by_key(|(rss, number)| (Reverse(*rss), *number));
+        for (_, number) in heads.iter().take(want) {
+            let tree = &mut self.trees[*number as usize];
             self.batch.push(self.by_rss[tree.next as usize]);
             tree.next += 1;
         }
+        self.heads = heads;
     }
 
     fn is_contested(&self, number: usize, surest: Bytes, purpose: Purpose) -> bool {
         let tree = &self.trees[number];
         tree.unread_count > 0
-            && (purpose == Purpose::Each
-                || number >= self.workloads
-                || (tree.competes && self.held(number).most >= surest))
+            && (purpose == Purpose::Each || !tree.competes || self.held(number).most >= surest)
     }
 
     /// RSS of the largest process of a tree that was not read; moves past those that were.
@@ -347,9 +369,9 @@ impl Ranking {
     /// Works out all intervals and the order anew, from what the scan holds by now.
     pub fn learn(&mut self, procs: &[Proc]) {
         for tree in &mut self.trees {
-            let swap = self.groups[usize::from(tree.container)].map(|g| g.swap);
+            let swapped = swapped_at_most(self.groups[usize::from(tree.container)]);
             let range = tree.from as usize..tree.to as usize;
-            tree.sum(self.by_rss[range].iter().map(|i| &procs[*i as usize]), swap);
+            tree.sum(self.by_rss[range].iter().map(|i| &procs[*i as usize]), swapped);
         }
         self.totals.clear();
         self.totals.resize(self.groups.len(), Totals::default());
@@ -360,18 +382,22 @@ impl Ranking {
         }
         for at in 0..self.rows.len() {
             let number = self.rows[at].workload as usize;
-            let held = self.held(number);
-            let own = self.own(number);
-            let tree = &self.trees[number];
+            let (held, own, tree) = (self.held(number), self.own(number), self.trees[number]);
             let row = &mut self.rows[at];
             row.held = held;
             row.own = own;
+            row.rss = tree.rss;
             row.by_pss = tree.pss_count > 0;
             row.is_read = tree.unread_count == 0 || tree.without_pss_count == 0;
         }
         self.rows.sort_unstable_by_key(|row| {
             (Reverse(row.held.least), Reverse(row.held.most), row.root)
         });
+        self.places.clear();
+        self.places.resize(self.rows.len(), 0);
+        for (place, row) in self.rows.iter().enumerate() {
+            self.places[row.workload as usize] = place as u32;
+        }
     }
 
     fn own(&self, number: usize) -> Interval {
@@ -397,8 +423,20 @@ impl Ranking {
         &self.rows
     }
 
+    /// Where a workload stands in `rows`.
+    pub fn place(&self, workload: u32) -> Option<u32> {
+        self.places.get(workload as usize).copied()
+    }
+
     pub fn row(&self, workload: u32) -> Option<&Row> {
-        self.rows.iter().find(|row| row.workload == workload)
+        self.rows.get(self.place(workload)? as usize)
+    }
+
+    /// Takes a workload out of the choice after all.
+    pub fn exclude(&mut self, workload: u32) {
+        self.trees[workload as usize].competes = false;
+        let place = self.places[workload as usize];
+        self.rows[place as usize].competes = false;
     }
 
     /// What settled that `first` stands before all of `others`.
@@ -420,15 +458,23 @@ impl Ranking {
     }
 
     /// The processes whose PSS would tell the competing workloads apart that may hold the most,
-    /// parents first, as long as they cost no more than `budget` of RSS (14 ms per GiB). Empty
-    /// when the order is settled or everything was read.
-    pub fn finalists(&mut self, forest: &Forest, procs: &[Proc], budget: Bytes) -> &[u32] {
+    /// or whether the first holds `worth`: parents first, as long as they cost no more than
+    /// `budget` of RSS (14 ms per GiB). Empty when the order is settled or everything was read.
+    pub fn finalists(
+        &mut self,
+        forest: &Forest,
+        procs: &[Proc],
+        worth: Bytes,
+        budget: Bytes,
+    ) -> &[u32] {
         self.finalists.clear();
         let surest = self.surest();
         let open = |row: &&Row| row.competes && row.held.most > surest;
-        let first = self.rows.iter().find(|row| row.competes).map(|row| row.workload);
-        let contest = self.rows.iter().filter(open).any(|row| Some(row.workload) != first);
-        if !contest {
+        let Some(first) = self.rows.iter().find(|row| row.competes) else {
+            return &self.finalists;
+        };
+        let contest = self.rows.iter().filter(open).any(|row| row.workload != first.workload);
+        if !contest && !first.held.straddles(worth) {
             return &self.finalists;
         }
         let mut spent = Bytes::ZERO;
@@ -450,8 +496,7 @@ impl Ranking {
 
     /// What all workloads hold together.
     pub fn sum(&self) -> Interval {
-        let each: Interval =
-            self.rows.iter().fold(Interval::ZERO, |sum, row| sum.plus(row.held));
+        let each: Interval = self.rows.iter().fold(Interval::ZERO, |sum, row| sum.plus(row.held));
         let mut bound = Interval::ZERO;
         for (container, group) in self.groups.iter().enumerate() {
             let Some(group) = group else { return each };
@@ -459,7 +504,7 @@ impl Ranking {
             let outside_most = servers.anon_most().plus(rest.anon_most());
             let outside_least = servers.max_anon.plus(rest.max_anon);
             bound.least = bound.least.plus(group.anon.less(outside_most).less(slack(group.anon)));
-            let swap = group.swap.known().unwrap_or(Bytes(u64::MAX));
+            let swap = swapped_at_most(Some(*group));
             let most = group.anon.plus(slack(group.anon)).less(outside_least);
             bound.most = bound.most.plus(most).plus(group.shmem).plus(swap);
         }
@@ -474,6 +519,23 @@ impl Ranking {
     /// What processes in no workload hold, servers apart.
     pub fn unattributed(&self) -> Interval {
         self.outside(1)
+    }
+
+    /// What workloads that do not compete hold, protected ones for instance.
+    pub fn excluded(&self) -> Interval {
+        let rows = self.rows.iter().filter(|row| !row.competes);
+        rows.fold(Interval::ZERO, |sum, row| sum.plus(row.held))
+    }
+
+    /// What the workloads that compete hold together.
+    pub fn competing(&self) -> Interval {
+        let rows = self.rows.iter().filter(|row| row.competes);
+        rows.fold(Interval::ZERO, |sum, row| sum.plus(row.held))
+    }
+
+    /// What no kill can give back, the servers apart.
+    pub fn beyond_reach(&self) -> Interval {
+        self.unattributed().plus(self.excluded())
     }
 
     fn outside(&self, which: usize) -> Interval {
@@ -497,13 +559,14 @@ impl SettledBy {
             SettledBy::CgroupFigures => 2,
             SettledBy::Pss => 3,
             SettledBy::LowerBound => 4,
+            SettledBy::Growth => 5,
         };
         if weight(other) > weight(self) { other } else { self }
     }
 }
 
 impl Tree {
-    fn sum<'a>(&mut self, procs: impl Iterator<Item = &'a Proc>, swap: Option<Field<Bytes>>) {
+    fn sum<'a>(&mut self, procs: impl Iterator<Item = &'a Proc>, swapped: Bytes) {
         *self = Tree {
             container: self.container,
             competes: self.competes,
@@ -512,9 +575,8 @@ impl Tree {
             to: self.to,
             ..Tree::default()
         };
-        // RSS does not cover what is swapped out.
-        let swapped = swap.map_or(Bytes::ZERO, |swap| swap.known().unwrap_or_default());
         for proc in procs.filter(|proc| !is_over(proc)) {
+            self.rss = self.rss.plus(proc.rss);
             let most = match proc.memory {
                 Field::Known(memory) => {
                     let private = memory.anon.plus(memory.swap);
@@ -566,10 +628,7 @@ impl Tree {
     }
 
     fn unread_swap(&self, group: Option<GroupMemory>) -> Bytes {
-        match group.map(|group| group.swap) {
-            Some(Field::Known(swap)) if self.unread_count > 0 => swap,
-            _ => Bytes::ZERO,
-        }
+        if self.unread_count > 0 { swapped_at_most(group) } else { Bytes::ZERO }
     }
 
     /// By what is left of the cgroup's anonymous memory beside all other trees.
@@ -595,6 +654,12 @@ impl Tree {
     }
 }
 
+/// RSS does not cover what is swapped out, so without the cgroup's figure a process that was not
+/// read could hold anything.
+fn swapped_at_most(group: Option<GroupMemory>) -> Bytes {
+    group.and_then(|group| group.swap.known()).unwrap_or(Bytes(u64::MAX))
+}
+
 fn slack(anon: Bytes) -> Bytes {
     SLACK.plus(Bytes(anon.0 / SLACK_PART))
 }
@@ -609,4 +674,35 @@ fn is_over(proc: &Proc) -> bool {
 /// Not read, and reading was not tried.
 fn is_unread(proc: &Proc) -> bool {
     !is_over(proc) && proc.memory == Field::Unknown(Why::NotRead)
+}
+
+/// What was held at the warning look, to tell who grew since.
+#[derive(Clone, Default, Debug)]
+pub struct Baseline {
+    /// Sorted by root.
+    held: Vec<(ProcKey, Interval)>,
+    /// All that competed, and all that was beyond reach.
+    pub competing: Interval,
+    pub beyond_reach: Interval,
+}
+
+impl Baseline {
+    pub fn take(&mut self, ranking: &Ranking) {
+        self.held.clear();
+        self.held.extend(ranking.rows.iter().map(|row| (row.root, row.held)));
+        self.held.sort_unstable_by_key(|(root, _)| *root);
+        self.competing = ranking.competing();
+        self.beyond_reach = ranking.beyond_reach();
+    }
+
+    /// What a workload held then; nothing if it was not there.
+    pub fn held(&self, root: ProcKey) -> Interval {
+        let found = self.held.binary_search_by_key(&root, |(key, _)| *key);
+        found.map_or(Interval::ZERO, |at| self.held[at].1)
+    }
+
+    /// By how much a workload surely grew since.
+    pub fn growth(&self, row: &Row) -> Bytes {
+        row.held.least.less(self.held(row.root).most)
+    }
 }

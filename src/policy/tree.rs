@@ -147,8 +147,7 @@ impl Node {
 
     /// May be taken into a tree as a stray.
     fn is_free(&self) -> bool {
-        self.owner == NONE
-            && !(self.above || self.server || self.init || self.guard || self.twice)
+        self.owner == NONE && !(self.above || self.server || self.init || self.guard || self.twice)
     }
 }
 
@@ -293,7 +292,8 @@ impl Forest {
             let identity = ids.get(procs[i].key);
             let kernel = identity.is_some_and(|id| self.is_kernel(procs, ids, i, id));
             let node = &self.nodes[i];
-            let above = if node.parent == NONE { NONE } else { self.nodes[node.parent as usize].top };
+            let above =
+                if node.parent == NONE { NONE } else { self.nodes[node.parent as usize].top };
             let node = &mut self.nodes[i];
             node.known = identity.is_some();
             node.kernel = kernel && !node.twice;
