@@ -1,3 +1,15 @@
-//! Policy: values in, values out.
+//! What to do when memory runs short, as pure decisions: values in, values out, `now` is an
+//! argument. No file, no clock, no log line.
+//!
+//! `identity` says what a process is, `tree` groups processes into workloads, `rank` orders the
+//! workloads by what their end would give back, `decide` holds the gate and the verdict,
+//! `explain` puts rows and verdicts into sentences; `episode` carries a container through all of
+//! it, `stepping` shares out the host's memory among containers without a limit.
+
+pub mod decide;
 pub mod episode;
+pub mod explain;
+pub mod identity;
+pub mod rank;
 pub mod stepping;
+pub mod tree;
