@@ -17,12 +17,12 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::write;
 
 use crate::facts::{Events, Field, Figures, HostMode, Limit, Psi, Why};
+use crate::host::members::{self, PidCount, members};
 use crate::host::mode::Hierarchies;
 use crate::host::procs;
 use crate::ids::CgroupId;
 use crate::parse::{self, MemoryStat, ParseError};
 use crate::roots::{Buffer, Roots, why};
-use crate::sys::getdents::{Kind, getdents64};
 use crate::units::Bytes;
 
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
@@ -30,11 +30,6 @@ const DIRECTORY: OFlag = READ.union(OFlag::O_DIRECTORY);
 
 /// How far up the ancestors' limits are read. Kubernetes nests 5 deep, rootless Podman 8.
 const ANCESTORS_MAX: usize = 32;
-
-/// Nested groups below a container that are visited: systemd inside a container makes some 60.
-/// A container could make more to slow the guard down; these bounds say how much.
-const GROUPS_MAX: usize = 4096;
-const DEPTH_MAX: usize = 16;
 
 /// Why a group could not be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,21 +114,6 @@ pub struct Group {
     events: OwnedFd,
     swap: Option<OwnedFd>,
     host_swap: bool,
-}
-
-/// What [`Group::pids`] met besides processes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PidCount {
-    /// Processes outside our pid namespace (the kernel shows them as 0): they cannot be ended.
-    pub outside: u32,
-    /// Nested groups visited.
-    pub nested: u32,
-    /// Nested threaded groups: their processes are listed by the domain above them.
-    pub threaded: u32,
-    /// Nested groups that were removed meanwhile.
-    pub gone: u32,
-    /// Nested groups that could not be read, or were beyond the bounds of depth and number.
-    pub unread: u32,
 }
 
 impl Group {
@@ -232,9 +212,9 @@ impl Group {
         };
         self.refresh(&mut figures, buffer)?;
         if self.version == Version::V2 {
+            figures.swap_max = self.swap_max(buffer)?;
             figures.limit = self.limit(buffer)?;
             figures.high = self.high(buffer)?;
-            figures.swap_max = self.swap_max(buffer)?;
         }
         figures.psi = self.psi(buffer);
         Ok(figures)
@@ -251,7 +231,7 @@ impl Group {
         let stat = match self.version {
             Version::V2 => {
                 figures.swap = self.swap(buffer)?;
-                self.again(&self.stat, "memory.stat", buffer, parse::memory_stat)?
+                self.again(&self.stat, c"memory.stat", buffer, parse::memory_stat)?
             }
             Version::V1 => self.refresh_v1(figures, buffer)?,
         };
@@ -266,7 +246,7 @@ impl Group {
     }
 
     fn refresh_v1(&self, figures: &mut Figures, buffer: &mut Buffer) -> Result<MemoryStat, Error> {
-        let v1 = self.again(&self.stat, "memory.stat", buffer, parse::memory_stat_v1)?;
+        let v1 = self.again(&self.stat, c"memory.stat", buffer, parse::memory_stat_v1)?;
         figures.limit = v1.limit;
         figures.swap = v1.swap.map_or(self.no_swap_file(), Field::Known);
         figures.swap_max = match (v1.memory_swap_limit, v1.limit) {
@@ -282,7 +262,7 @@ impl Group {
     /// # Errors
     /// As [`Group::figures`].
     pub fn usage(&self, buffer: &mut Buffer) -> Result<Bytes, Error> {
-        self.again(&self.usage, "memory.current", buffer, parse::number).map(Bytes)
+        self.again(&self.usage, self.version.usage(), buffer, parse::number).map(Bytes)
     }
 
     /// What `memory.events` has counted; on v1 `max` is `memory.failcnt`.
@@ -290,9 +270,10 @@ impl Group {
     /// # Errors
     /// As [`Group::figures`].
     pub fn events(&self, buffer: &mut Buffer) -> Result<Events, Error> {
-        let mut events = self.again(&self.events, "memory.events", buffer, parse::memory_events)?;
+        let mut events =
+            self.again(&self.events, self.version.events(), buffer, parse::memory_events)?;
         if self.version == Version::V1 {
-            events.max = self.file(c"memory.failcnt", buffer, parse::number)?.unwrap_or(0);
+            events.max = self.file(c"memory.failcnt", buffer, parse::number)?;
         }
         Ok(events)
     }
@@ -303,13 +284,14 @@ impl Group {
     /// As [`Group::figures`].
     pub fn limit(&self, buffer: &mut Buffer) -> Result<Limit, Error> {
         if self.version == Version::V1 {
-            let v1 = self.again(&self.stat, "memory.stat", buffer, parse::memory_stat_v1)?;
+            let v1 = self.again(&self.stat, c"memory.stat", buffer, parse::memory_stat_v1)?;
             return Ok(v1.limit);
         }
-        let mut lowest = Limit::Max;
-        for above in 0..=self.depth {
-            // The root group has no such file.
-            if let Some(limit) = self.file(max_above(above), buffer, parse::limit)? {
+        // Every group with the memory controller has one, so without it this one has gone.
+        let mut lowest = self.file(max_above(0), buffer, parse::limit)?;
+        for above in 1..=self.depth {
+            // The root of the hierarchy has none; that of a cgroup namespace may have one.
+            if let Some(limit) = if_there(self.file(max_above(above), buffer, parse::limit))? {
                 lowest = lowest.lowest(limit);
             }
         }
@@ -322,9 +304,7 @@ impl Group {
     /// As [`Group::figures`].
     pub fn high(&self, buffer: &mut Buffer) -> Result<Limit, Error> {
         match self.version {
-            Version::V2 => {
-                Ok(self.file(c"memory.high", buffer, parse::limit)?.unwrap_or(Limit::Max))
-            }
+            Version::V2 => self.file(c"memory.high", buffer, parse::limit),
             Version::V1 => Ok(Limit::Max),
         }
     }
@@ -333,13 +313,13 @@ impl Group {
     /// whoever adds it to the limit must not take more than the host's own swap.
     fn swap_max(&self, buffer: &mut Buffer) -> Result<Limit, Error> {
         let none = if self.host_swap { Limit::Max } else { Limit::At(Bytes::ZERO) };
-        Ok(self.file(c"memory.swap.max", buffer, parse::limit)?.unwrap_or(none))
+        Ok(if_there(self.file(c"memory.swap.max", buffer, parse::limit))?.unwrap_or(none))
     }
 
     fn swap(&self, buffer: &mut Buffer) -> Result<Field<Bytes>, Error> {
         match &self.swap {
             Some(swap) => {
-                let bytes = self.again(swap, "memory.swap.current", buffer, parse::number)?;
+                let bytes = self.again(swap, c"memory.swap.current", buffer, parse::number)?;
                 Ok(Field::Known(Bytes(bytes)))
             }
             None => Ok(self.no_swap_file()),
@@ -375,66 +355,11 @@ impl Group {
         out: &mut Vec<(u32, u16)>,
         buffer: &mut Buffer,
     ) -> Result<PidCount, Error> {
-        let mut count = PidCount::default();
-        let first = out.len();
-        procs_of(self.memory.as_fd(), container, out, buffer, &mut count).map_err(|error| {
-            match error {
-                ProcsError::Read(Errno::EOPNOTSUPP) => Error::Threaded { path: self.dir.clone() },
-                ProcsError::Read(errno) => failed(&self.dir, "cgroup.procs", errno),
-                ProcsError::Parse(error) => Error::Parse { path: self.dir.clone(), error },
-            }
-        })?;
-        if may_nest(self.memory.as_fd()) {
-            // Taken out so that the buffer can be read into meanwhile; its room goes back after.
-            let mut queue = std::mem::take(&mut buffer.queue);
-            queue.clear();
-            self.walk(&mut queue, container, out, buffer, &mut count);
-            buffer.queue = queue;
-        }
-        each_once(out, first);
-        Ok(count)
-    }
-
-    /// Visits the nested groups breadth first. `queue` holds their paths relative to this group,
-    /// each with its NUL; what was visited stays in it.
-    fn walk(
-        &self,
-        queue: &mut Vec<u8>,
-        container: u16,
-        out: &mut Vec<(u32, u16)>,
-        buffer: &mut Buffer,
-        count: &mut PidCount,
-    ) {
-        // A descriptor of its own: the kept one has a position that others would share.
-        let mut queued = 0;
-        match openat(&self.memory, c".", DIRECTORY, Mode::empty()) {
-            Ok(dir) => list(dir.as_fd(), 0..0, queue, &mut queued, buffer, count),
-            Err(_) => count.gone += 1,
-        }
-        let mut at = 0;
-        while let Some(len) = queue[at..].iter().position(|b| *b == 0) {
-            let here = at..at + len;
-            at += len + 1;
-            let path = CStr::from_bytes_with_nul(&queue[here.start..at])
-                .expect("it ends at the first NUL that was found");
-            let dir = match openat(&self.memory, path, DIRECTORY, Mode::empty()) {
-                Ok(dir) => dir,
-                // A filesystem that does not tell directories from files.
-                Err(Errno::ENOTDIR) => continue,
-                Err(errno) => {
-                    count.add(errno);
-                    continue;
-                }
-            };
-            match procs_of(dir.as_fd(), container, out, buffer, count) {
-                Ok(()) => count.nested += 1,
-                Err(ProcsError::Read(errno)) => count.add(errno),
-                Err(ProcsError::Parse(_)) => count.unread += 1,
-            }
-            if may_nest(dir.as_fd()) {
-                list(dir.as_fd(), here, queue, &mut queued, buffer, count);
-            }
-        }
+        members(self.memory.as_fd(), container, out, buffer).map_err(|error| match error {
+            members::Error::Read(Errno::EOPNOTSUPP) => Error::Threaded { path: self.dir.clone() },
+            members::Error::Read(errno) => failed(&self.dir, "cgroup.procs", errno),
+            members::Error::Parse(error) => Error::Parse { path: self.dir.clone(), error },
+        })
     }
 
     /// Opens one of the group's files: on a hybrid host pressure, freezer, kill switch and
@@ -499,8 +424,7 @@ impl Group {
             let Some(path) = path.filter(|path| path.components().next().is_some()) else { break };
             let Ok(dir) = open_dir(&root.join(path)) else { continue };
             let mut theirs = Vec::new();
-            let mut count = PidCount::default();
-            let read = procs_of(dir.as_fd(), 0, &mut theirs, buffer, &mut count);
+            let read = members(dir.as_fd(), 0, &mut theirs, buffer);
             if read.is_ok() && theirs.iter().all(|pid| ours.binary_search(pid).is_ok()) {
                 self.unified = Some(dir);
             }
@@ -513,28 +437,29 @@ impl Group {
     fn again<T>(
         &self,
         file: &OwnedFd,
-        name: &'static str,
+        name: &'static CStr,
         buffer: &mut Buffer,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, Error> {
-        let text = buffer.read_again(file.as_fd()).map_err(|e| failed(&self.dir, name, e))?;
-        parse(text).map_err(|error| Error::Parse { path: self.dir.clone(), error })
+        let text = buffer.read_again(file.as_fd()).map_err(|e| failed_at(&self.dir, name, e))?;
+        parse(text).map_err(|error| self.broken(name, error))
     }
 
-    /// Opens and reads a file of the memory side; `None` where there is no such file.
+    /// Opens and reads a file of the memory side.
     fn file<T>(
         &self,
-        name: &CStr,
+        name: &'static CStr,
         buffer: &mut Buffer,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
-    ) -> Result<Option<T>, Error> {
+    ) -> Result<T, Error> {
         match buffer.read_record(self.memory.as_fd(), name) {
-            Ok(text) => parse(text)
-                .map(Some)
-                .map_err(|error| Error::Parse { path: self.dir.clone(), error }),
-            Err(Errno::ENOENT | Errno::EOPNOTSUPP) => Ok(None),
-            Err(errno) => Err(failed(&self.dir, "memory limits", errno)),
+            Ok(text) => parse(text).map_err(|error| self.broken(name, error)),
+            Err(errno) => Err(failed_at(&self.dir, name, errno)),
         }
+    }
+
+    fn broken(&self, name: &'static CStr, error: ParseError) -> Error {
+        Error::Parse { path: self.dir.clone(), error: ParseError { file: text(name), ..error } }
     }
 }
 
@@ -550,16 +475,6 @@ impl Version {
         match self {
             Version::V2 => c"memory.events",
             Version::V1 => c"memory.oom_control",
-        }
-    }
-}
-
-impl PidCount {
-    fn add(&mut self, errno: Errno) {
-        match errno {
-            Errno::EOPNOTSUPP => self.threaded += 1,
-            Errno::ENOENT | Errno::ENODEV => self.gone += 1,
-            _ => self.unread += 1,
         }
     }
 }
@@ -601,111 +516,42 @@ fn without_memory(error: Error, dir: &OwnedFd) -> Error {
 }
 
 fn failed_at(dir: &Path, file: &'static CStr, errno: Errno) -> Error {
-    failed(dir, file.to_str().unwrap_or("?"), errno)
+    failed(dir, text(file), errno)
 }
+
+fn text(name: &'static CStr) -> &'static str {
+    name.to_str().unwrap_or("?")
+}
+
+/// `None` for a file that this kernel or this group does not have.
+fn if_there<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Gone { .. } | Error::Io { errno: Errno::EOPNOTSUPP, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+const NAME: &[u8; 11] = b"memory.max\0";
+const UP: usize = 3 * ANCESTORS_MAX;
+
+/// `../` for each ancestor, then the name with its NUL: any path is an end of this text.
+static CLIMB: [u8; UP + NAME.len()] = {
+    let mut text = [b'.'; UP + NAME.len()];
+    let mut at = 0;
+    while at < text.len() {
+        if at >= UP {
+            text[at] = NAME[at - UP];
+        } else if at % 3 == 2 {
+            text[at] = b'/';
+        }
+        at += 1;
+    }
+    text
+};
 
 /// `memory.max` of the ancestor so many directories up.
 fn max_above(above: usize) -> &'static CStr {
-    /// `../` for each ancestor, then the name, NUL: a path is the end of this text.
-    const PATH: [u8; 3 * ANCESTORS_MAX + 11] = {
-        let mut path = [0; 3 * ANCESTORS_MAX + 11];
-        let mut at = 0;
-        while at < ANCESTORS_MAX {
-            path[3 * at] = b'.';
-            path[3 * at + 1] = b'.';
-            path[3 * at + 2] = b'/';
-            at += 1;
-        }
-        let name = b"memory.max\0";
-        let mut i = 0;
-        while i < name.len() {
-            path[3 * ANCESTORS_MAX + i] = name[i];
-            i += 1;
-        }
-        path
-    };
-    static TEXT: [u8; 3 * ANCESTORS_MAX + 11] = PATH;
     let from = 3 * ANCESTORS_MAX.saturating_sub(above);
-    CStr::from_bytes_with_nul(&TEXT[from..]).expect("it has one NUL, at its end")
-}
-
-enum ProcsError {
-    Read(Errno),
-    Parse(ParseError),
-}
-
-/// Appends the processes of one directory.
-fn procs_of(
-    dir: BorrowedFd<'_>,
-    container: u16,
-    out: &mut Vec<(u32, u16)>,
-    buffer: &mut Buffer,
-    count: &mut PidCount,
-) -> Result<(), ProcsError> {
-    let text = buffer.read_whole(dir, c"cgroup.procs").map_err(ProcsError::Read)?;
-    for pid in parse::pids(text) {
-        match pid.map_err(ProcsError::Parse)? {
-            0 => count.outside += 1,
-            pid => out.push((pid, container)),
-        }
-    }
-    Ok(())
-}
-
-/// Whether a directory can have others in it: cgroupfs counts them in its links (2 is none).
-/// Filesystems that do not count show 1.
-fn may_nest(dir: BorrowedFd<'_>) -> bool {
-    fstat(dir).is_ok_and(|stat| stat.st_nlink != 2)
-}
-
-/// Appends the directories in `dir` to the queue; `prefix` is where the queue has its own path.
-fn list(
-    dir: BorrowedFd<'_>,
-    prefix: std::ops::Range<usize>,
-    queue: &mut Vec<u8>,
-    queued: &mut usize,
-    buffer: &mut Buffer,
-    count: &mut PidCount,
-) {
-    let too_deep = !prefix.is_empty()
-        && queue[prefix.clone()].iter().filter(|b| **b == b'/').count() + 1 >= DEPTH_MAX;
-    loop {
-        let entries = match getdents64(dir, buffer.room()) {
-            Ok(entries) => entries,
-            Err(errno) => return count.add(errno),
-        };
-        if entries.is_end() {
-            return;
-        }
-        for entry in entries {
-            if entry.kind == Kind::Other || matches!(entry.name, b"." | b"..") {
-                continue;
-            }
-            if too_deep || *queued >= GROUPS_MAX {
-                count.unread += 1;
-                continue;
-            }
-            queue.extend_from_within(prefix.clone());
-            if !prefix.is_empty() {
-                queue.push(b'/');
-            }
-            queue.extend_from_slice(entry.name);
-            queue.push(0);
-            *queued += 1;
-        }
-    }
-}
-
-/// Sorts what was appended and drops what was listed twice: the kernel lists a process that moves
-/// while it reads in both groups (admin-guide/cgroup-v2.rst).
-fn each_once(out: &mut Vec<(u32, u16)>, first: usize) {
-    out[first..].sort_unstable();
-    let mut kept = first;
-    for at in first..out.len() {
-        if kept == first || out[kept - 1].0 != out[at].0 {
-            out[kept] = out[at];
-            kept += 1;
-        }
-    }
-    out.truncate(kept);
+    CStr::from_bytes_with_nul(&CLIMB[from..]).expect("it has one NUL, at its end")
 }

@@ -1,15 +1,20 @@
 //! Reads the host: its mode, its memory, the memory of a group, its processes.
 //! Reads and returns; never logs, never changes anything but through [`group::Group::write`].
 
+pub mod cross;
 pub mod discover;
 pub mod group;
+mod members;
 pub mod memory;
 pub mod mode;
 pub mod procs;
+#[cfg(test)]
+mod tests;
 pub mod watches;
 
 pub use discover::{Action, Engine, Found, Scan};
-pub use group::{Group, PidCount};
+pub use group::Group;
+pub use members::PidCount;
 pub use mode::{Hierarchies, hierarchies};
 pub use procs::ScanCount;
 
