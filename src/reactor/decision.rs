@@ -1,0 +1,526 @@
+//! Looking and ranking: reads the figures of a domain, passes them through the gate, scans its
+//! processes, and lets policy decide. All in vectors that are kept: after the first episode
+//! nothing here allocates between an event and a signal.
+
+use std::time::Duration;
+
+use ::log::warn;
+
+use super::Reactor;
+use super::helper::{Asker, Question};
+use super::watch::Wanted;
+use crate::act::kill::{Spare, Target};
+use crate::config::{Gate as GateForm, Settings};
+use crate::facts::{Field, Figures, Limit, Proc, Why};
+use crate::host::procs;
+use crate::ids::{ProcKey, WatchId};
+use crate::policy::decide::{
+    self, Before, Case, Exclusion, Gate, HoldReason, Scale, Screen, Verdict,
+};
+use crate::policy::episode::{ANSWER_BUDGET, Decision, Looked};
+use crate::policy::identity::Wanted as Reading;
+use crate::policy::rank::{GroupMemory, Purpose, Ranking, status_budget};
+use crate::policy::tree::{Context, Forest};
+use crate::roots::{Buffer, Roots};
+use crate::units::{Bytes, Moment, Share};
+
+/// Processes for which there is room from the start: a container has tens.
+const ROOM: usize = 2048;
+/// As near to the limit as this, waiting for anything risks the kernel's OOM killer.
+const CRITICAL: Share = Share::percent(3);
+/// How far below a step what cannot be reclaimed must be before the tripwire goes (back) there.
+const DISTANCE: Share = Share::percent(5);
+/// A process whose argv nobody has read may be a tracker only if it is as small as one.
+const UNREAD_MAX: usize = 8;
+
+/// Everything a decision is made in. Valid for the domain that was scanned last.
+pub(super) struct Scratch {
+    pub pids: Vec<(u32, u16)>,
+    pub procs: Vec<Proc>,
+    pub forest: Forest,
+    pub ranking: Ranking,
+    pub screen: Screen,
+    pub groups: Vec<Option<GroupMemory>>,
+    pub inits: Vec<Option<u32>>,
+    pub guard: Vec<u32>,
+    pub targets: Vec<Target>,
+    pub slots: Vec<u32>,
+    pub verdict: Option<Verdict>,
+    pub of: Option<Asker>,
+    /// Figures and gate of the last look at the domain.
+    pub figures: Option<Figures>,
+    pub gate: Option<(Gate, Scale)>,
+}
+
+impl Scratch {
+    pub fn new(guard: Vec<u32>) -> Scratch {
+        Scratch {
+            pids: Vec::with_capacity(ROOM),
+            procs: Vec::with_capacity(ROOM),
+            forest: Forest::default(),
+            ranking: Ranking::default(),
+            screen: Screen::default(),
+            groups: Vec::with_capacity(64),
+            inits: Vec::with_capacity(64),
+            guard,
+            targets: Vec::with_capacity(ROOM),
+            slots: Vec::with_capacity(64),
+            verdict: None,
+            of: None,
+            figures: None,
+            gate: None,
+        }
+    }
+}
+
+/// This process and everything above it: never part of a tree that is ended.
+pub(super) fn own_line(roots: &Roots, buffer: &mut Buffer) -> Vec<u32> {
+    let mut line = vec![std::process::id()];
+    while let Some(pid) = line.last().copied().filter(|pid| *pid > 1) {
+        match procs::read_stat(roots, pid, buffer) {
+            Ok(stat) if stat.ppid != 0 && !line.contains(&stat.ppid) => line.push(stat.ppid),
+            _ => break,
+        }
+    }
+    line
+}
+
+impl Reactor {
+    /// Reads the figures of a domain. `None`: it is gone.
+    pub(super) fn look(&mut self, who: Asker) -> Option<Looked> {
+        match who {
+            Some(id) => self.look_at(id),
+            None => Some(self.look_at_host()),
+        }
+    }
+
+    fn look_at(&mut self, id: WatchId) -> Option<Looked> {
+        let now = self.now();
+        let slot = id.slot as usize;
+        let watch = self.watch(id)?;
+        let figures = match watch.group.figures(&mut self.buffer) {
+            Ok(figures) => figures,
+            Err(error) => {
+                if !error.is_gone() {
+                    warn!("{error}: this look is skipped");
+                }
+                self.remove(id, "its figures are gone");
+                return None;
+            }
+        };
+        let scale = self.scale(id, &figures)?;
+        let mut gate = self.gate(id, now, &figures, scale, None);
+        if gate == Gate::NeedSum {
+            let sum = self.sum(Some(id), &figures);
+            gate = self.gate(id, now, &figures, scale, Some(sum));
+        }
+        let watch = self.watches[slot].as_mut()?;
+        let total = watch.steps.total;
+        let events = figures.events;
+        let rose = if watch.is_v1() {
+            figures.usage.plus(total.times(CRITICAL)) >= watch.steps.threshold
+        } else {
+            events.high > watch.seen.high || events.max > watch.seen.max
+        };
+        let oom_kills = events.oom_kill.saturating_sub(watch.seen.oom_kill);
+        watch.seen = events;
+        watch.domain.last = Some((now, figures));
+        let held = figures.unreclaimable().plus(total.times(DISTANCE));
+        let looked = Looked {
+            passed: gate.is_passed(),
+            below_warning: held <= watch.steps.warning && !gate.is_passed(),
+            below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
+            critical: figures.usage.plus(total.times(CRITICAL)) >= total,
+            rose,
+        };
+        self.scratch.figures = Some(figures);
+        self.scratch.gate = Some((gate, scale));
+        self.scratch.of = None;
+        if oom_kills > 0 {
+            self.on_kernel_oom(id, oom_kills);
+        }
+        Some(looked)
+    }
+
+    fn scale(&self, id: WatchId, figures: &Figures) -> Option<Scale> {
+        let watch = self.watch(id)?;
+        let foreign = match watch.high.ours {
+            Some(_) => Limit::Max,
+            None => watch.high.original,
+        };
+        Some(Scale::of(figures, foreign, &self.host.memory))
+    }
+
+    fn gate(
+        &self,
+        id: WatchId,
+        now: Moment,
+        figures: &Figures,
+        scale: Scale,
+        sum: Option<crate::policy::rank::Interval>,
+    ) -> Gate {
+        let Some(watch) = self.watch(id) else { return Gate::NeedSum };
+        let before = match &watch.domain.last {
+            Some((at, figures)) if watch.domain.machine.may_prove_thrash() => {
+                Some(Before { figures, ago: now.since(*at) })
+            }
+            _ => None,
+        };
+        decide::gate(figures, before, scale, &watch.settings, sum)
+    }
+
+    /// What the workloads of a domain hold together, for the source system's comparison.
+    fn sum(&mut self, who: Asker, figures: &Figures) -> crate::policy::rank::Interval {
+        self.scratch.figures = Some(*figures);
+        self.scan(who);
+        self.order(who, Purpose::Each, usize::MAX);
+        self.scratch.ranking.sum()
+    }
+
+    /// Reads who is in the domain and groups them into workloads.
+    pub(super) fn scan(&mut self, who: Asker) {
+        self.slots_of(who);
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        scratch.pids.clear();
+        scratch.inits.clear();
+        scratch.groups.clear();
+        for (number, slot) in scratch.slots.iter().enumerate() {
+            let Some(watch) = watches[*slot as usize].as_ref() else { continue };
+            let index = u16::try_from(number).unwrap_or(u16::MAX);
+            // One that is gone by now has no processes to rank; its removal comes as an event.
+            let _ = watch.group.pids(index, &mut scratch.pids, buffer);
+            scratch.inits.push(watch.container.pid1);
+            let own = match (who, &scratch.figures) {
+                (Some(id), Some(figures)) if watch.id == id => Some(*figures),
+                _ => watch.group.figures(buffer).ok(),
+            };
+            scratch.groups.push(own.as_ref().map(GroupMemory::from));
+        }
+        let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
+        host.unreadable += u64::from(count.denied) + u64::from(count.malformed);
+        find_inits(&scratch.procs, &mut scratch.inits);
+        let domain = match who {
+            Some(id) => match watches[id.slot as usize].as_mut() {
+                Some(watch) => &mut watch.domain,
+                None => return,
+            },
+            None => &mut host.domain,
+        };
+        let context = Context { inits: &scratch.inits, guard: &scratch.guard };
+        scratch.forest.build(&scratch.procs, &domain.identities, &context);
+        scratch.forest.remember(&scratch.procs, &mut domain.identities);
+        scratch.of = Some(who);
+        scratch.verdict = None;
+    }
+
+    /// The slots of the containers whose processes a domain ranks.
+    fn slots_of(&mut self, who: Asker) {
+        self.scratch.slots.clear();
+        let slots = match who {
+            Some(id) => match self.watches.get(id.slot as usize).and_then(Option::as_ref) {
+                Some(watch) => &watch.members,
+                None => return,
+            },
+            None => &self.host.members,
+        };
+        self.scratch.slots.extend_from_slice(slots);
+    }
+
+    /// Puts the workloads of the scan in order, reading `status` where that settles something.
+    fn order(&mut self, who: Asker, purpose: Purpose, budget: usize) {
+        let now = self.now();
+        let urgent = self.is_urgent(who);
+        let Reactor { watches, host, scratch, roots, buffer, recent, .. } = self;
+        let domain = match who {
+            Some(id) => watches[id.slot as usize].as_ref().map(|watch| &watch.domain),
+            None => Some(&host.domain),
+        };
+        let Some(domain) = domain else { return };
+        if let Some(episode) = &domain.episode {
+            for (key, pss) in &episode.pss {
+                if let Some(proc) = scratch.procs.iter_mut().find(|proc| proc.key == *key) {
+                    proc.pss = *pss;
+                }
+            }
+        }
+        let slots = &scratch.slots;
+        let rule = |view: &decide::View<'_>| -> Option<Exclusion> {
+            let slot = *slots.get(usize::from(view.workload.container))?;
+            let watch = watches[slot as usize].as_ref()?;
+            if watch.protection.whole.is_some() {
+                return Some(Exclusion::ProtectedContainer);
+            }
+            if watch.protection.users.contains(&view.workload.uid) {
+                return Some(Exclusion::ProtectedUser);
+            }
+            if watch.protection.of(view.notebook, view.kernel_id, view.workload.uid).is_some() {
+                return Some(Exclusion::ProtectedNotebook);
+            }
+            if who.is_none() && watch.settings.dry_run {
+                return Some(Exclusion::DryRun);
+            }
+            let rests = recent.rests(&watch.found.id, view, &watch.settings, now);
+            (rests && !urgent).then_some(Exclusion::Backoff)
+        };
+        scratch.screen.sift(&scratch.forest, &domain.identities, rule);
+        let Scratch { ranking, forest, procs, groups, screen, .. } = scratch;
+        let mut at = 0;
+        ranking.begin(forest, procs, groups, budget, |_| {
+            at += 1;
+            screen.competes(at - 1)
+        });
+        loop {
+            let batch = ranking.next_to_read(procs, purpose);
+            if batch.is_empty() {
+                break;
+            }
+            for index in batch {
+                let pid = procs[*index as usize].key.pid;
+                procs[*index as usize].memory = procs::read_memory(roots, pid, buffer);
+            }
+            ranking.learn(procs);
+        }
+    }
+
+    /// Whether a notebook that was ended a moment ago must be ended again all the same: tasks
+    /// stall, or the limit is near.
+    fn is_urgent(&self, who: Asker) -> bool {
+        let stalled = self
+            .domain(who)
+            .and_then(|domain| domain.episode.as_ref())
+            .is_some_and(|episode| episode.stalled);
+        let near = self.scratch.figures.as_ref().zip(self.scratch.gate.as_ref()).is_some_and(
+            |(figures, (_, scale))| {
+                figures.usage.plus(scale.total.times(CRITICAL)) >= scale.total
+            },
+        );
+        stalled || near
+    }
+
+    /// Ranks and decides. The verdict stays in the scratch for the effect that follows.
+    pub(super) fn rank(&mut self, who: Asker, last: bool, gate_passed: bool) -> Decision {
+        if self.endings.in_flight() {
+            return Decision::HoldForNow;
+        }
+        let Some((gate, scale)) = self.scratch.gate else { return Decision::HoldForNow };
+        if gate_passed && !gate.is_passed() {
+            return Decision::HoldForNow;
+        }
+        let Some(settings) = self.settings(who) else { return Decision::Hold };
+        let purpose = Screen::purpose(settings, scale, &gate);
+        self.scan(who);
+        let budget = status_budget(self.scratch.procs.len());
+        self.order(who, purpose, budget);
+        let verdict = self.decide(who, last, &gate, scale);
+        self.scratch.verdict = verdict;
+        match verdict {
+            Some(Verdict::Kill(_)) => Decision::Kill,
+            Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,
+            Some(Verdict::Hold(hold)) => match hold.reason {
+                HoldReason::Relieved | HoldReason::BenignCache | HoldReason::Backoff => {
+                    Decision::HoldForNow
+                }
+                _ => Decision::Hold,
+            },
+            Some(Verdict::NeedIdentity) => {
+                let keys = self.asked();
+                self.want(who, Wanted::Identities(keys));
+                Decision::Ask
+            }
+            Some(Verdict::NeedPss) => {
+                let keys = self.asked();
+                self.want(who, Wanted::Pss(keys));
+                Decision::Ask
+            }
+            None => Decision::Hold,
+        }
+    }
+
+    fn decide(
+        &mut self,
+        who: Asker,
+        late: bool,
+        gate: &Gate,
+        scale: Scale,
+    ) -> Option<Verdict> {
+        let Reactor { watches, host, scratch, .. } = self;
+        let (domain, settings) = match who {
+            Some(id) => {
+                let watch = watches[id.slot as usize].as_ref()?;
+                (&watch.domain, &watch.settings)
+            }
+            None => (&host.domain, &host.settings),
+        };
+        let Scratch { ranking, forest, procs, screen, .. } = scratch;
+        let case = Case {
+            forest,
+            procs,
+            settings,
+            scale,
+            gate,
+            baseline: domain.baseline.as_ref(),
+            paused: false,
+            late,
+        };
+        Some(screen.decide(&case, ranking))
+    }
+
+    fn settings(&self, who: Asker) -> Option<&Settings> {
+        match who {
+            Some(id) => self.watch(id).map(|watch| &watch.settings),
+            None => Some(&self.host.settings),
+        }
+    }
+
+    fn asked(&self) -> Vec<ProcKey> {
+        let procs = &self.scratch.procs;
+        self.scratch.screen.asked().iter().map(|i| procs[*i as usize].key).collect()
+    }
+
+    fn want(&mut self, who: Asker, wanted: Wanted) {
+        if let Some(domain) = self.domain_mut(who) {
+            domain.wanted = wanted;
+        }
+    }
+
+    /// Hands to the helper what the decision asked for.
+    pub(super) fn ask(&mut self, who: Asker) {
+        let Some(domain) = self.domain_mut(who) else { return };
+        match std::mem::take(&mut domain.wanted) {
+            Wanted::Nothing => {}
+            Wanted::Identities(keys) => {
+                self.helper.ask(Question::Identify { asker: who, keys });
+            }
+            Wanted::Pss(keys) => {
+                let until = std::time::Instant::now() + ANSWER_BUDGET;
+                self.helper.ask(Question::Pss { asker: who, keys, until });
+            }
+        }
+    }
+
+    /// The warning look: nothing is throttled yet, so argv and environ are read here and now, and
+    /// what everybody holds is kept, so that growth can be told later.
+    pub(super) fn identify(&mut self, who: Asker) {
+        self.scratch.figures = None;
+        self.scan(who);
+        self.read_identities(who);
+        self.scan(who);
+        self.order(who, Purpose::Each, usize::MAX);
+        let Reactor { watches, host, scratch, .. } = self;
+        let domain = match who {
+            Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),
+            None => Some(&mut host.domain),
+        };
+        let Some(domain) = domain else { return };
+        domain.identities.prune(&scratch.procs);
+        domain.baseline.get_or_insert_default().take(&scratch.ranking);
+        if let Some(id) = who {
+            self.place_for_notebooks(id);
+        }
+    }
+
+    fn read_identities(&mut self, who: Asker) {
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        let domain = match who {
+            Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),
+            None => Some(&mut host.domain),
+        };
+        let Some(domain) = domain else { return };
+        for proc in &scratch.procs {
+            if domain.identities.wanted(proc) == Reading::No {
+                continue;
+            }
+            if let Ok(identity) = crate::runtime::jupyter::identify(roots, proc.key, buffer)
+                && !domain.identities.insert(identity)
+            {
+                return;
+            }
+        }
+    }
+
+    /// With `gate = "notebooks"` the threshold is a share of what is left for the notebooks: now
+    /// that it is known what the rest holds, the tripwire can stand where that puts it.
+    fn place_for_notebooks(&mut self, id: WatchId) {
+        let rest = self.scratch.ranking.beyond_reach().middle();
+        let Some(watch) = self.watch_mut(id) else { return };
+        if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
+            let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };
+            let step = scale.step(watch.settings.threshold, GateForm::Notebooks, rest);
+            watch.steps.threshold = Bytes(step.0 / 4096 * 4096);
+            let value = Limit::At(watch.steps.threshold);
+            self.set_high(id, value);
+        }
+    }
+
+    /// Fills the targets of the verdict's workload, parents first, trackers marked.
+    pub(super) fn fill_targets(&mut self, who: Asker) -> bool {
+        let Reactor { watches, host, scratch, .. } = self;
+        let domain = match who {
+            Some(id) => watches[id.slot as usize].as_ref().map(|watch| &watch.domain),
+            None => Some(&host.domain),
+        };
+        let (Some(domain), Some(Verdict::Kill(kill))) = (domain, &scratch.verdict) else {
+            return false;
+        };
+        let Scratch { forest, procs, targets, .. } = scratch;
+        let Some(workload) = forest.workloads().get(kill.workload as usize) else { return false };
+        targets.clear();
+        let mut unread = 0;
+        for member in forest.members(workload) {
+            let proc = &procs[member.index as usize];
+            if proc.is_zombie() {
+                continue;
+            }
+            let is_root = proc.key == workload.root;
+            let small = proc.rss <= crate::policy::tree::TRACKER_MAX;
+            let unknown = domain.identities.get(proc.key).is_none();
+            let spare = if !is_root && small && unknown && unread < UNREAD_MAX {
+                unread += 1;
+                Spare::Unread
+            } else {
+                Spare::No
+            };
+            targets.push(Target { key: proc.key, spare });
+        }
+        for index in forest.trackers(workload, procs, &domain.identities) {
+            let key = procs[index as usize].key;
+            if let Some(target) = targets.iter_mut().find(|target| target.key == key) {
+                target.spare = Spare::Tracker;
+            }
+        }
+        true
+    }
+}
+
+/// Where the engine did not say which process is the container's first: the oldest one whose
+/// parent is not in the container.
+fn find_inits(procs: &[Proc], inits: &mut [Option<u32>]) {
+    for (container, init) in inits.iter_mut().enumerate() {
+        if init.is_some() {
+            continue;
+        }
+        let of_it = || procs.iter().filter(|p| usize::from(p.container) == container);
+        *init = of_it()
+            .filter(|p| !of_it().any(|other| other.key.pid == p.ppid))
+            .min_by_key(|p| (p.key.start, p.key.pid))
+            .map(|p| p.key.pid);
+    }
+}
+
+/// What the helper found for an episode.
+pub(super) fn keep_pss(into: &mut Vec<(ProcKey, Field<Bytes>)>, pss: Vec<(ProcKey, Field<Bytes>)>) {
+    for (key, value) in pss {
+        let value = match value {
+            // Asked for and not had: not asked for again.
+            Field::Unknown(Why::NotRead) => Field::Unknown(Why::TimedOut),
+            other => other,
+        };
+        into.retain(|(known, _)| *known != key);
+        into.push((key, value));
+    }
+}
+
+/// How long ago, for messages.
+pub(super) fn ms(span: Duration) -> String {
+    format!("{} ms", span.as_millis())
+}

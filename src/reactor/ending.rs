@@ -1,0 +1,422 @@
+//! Following a kill until the tree is dead: pidfds, sweeps, the freezer, trackers, and what the
+//! kernel refused. Picks nobody; the tree was decided on before.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use ::log::warn;
+use mio::Interest;
+
+use super::Reactor;
+use super::helper::{Asker, Question, Work};
+use super::token::For;
+use crate::act::kill::{Job, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
+use crate::act::tripwire;
+use crate::config::Signal;
+use crate::host::procs;
+use crate::ids::{ProcKey, WatchId};
+use crate::policy::episode::Input;
+use crate::policy::tree::KillSet;
+use crate::roots::{Buffer, Roots};
+use crate::sys::pidfd;
+use crate::units::{Bytes, Moment};
+
+/// Members for which a job has room from the start.
+const ROOM: usize = 1024;
+/// Sweeps in a row that must find nobody before the tree counts as complete.
+const CLEAN: u32 = 2;
+/// Processes whose memory is taken apart by the helper: the largest ones hold what counts.
+const RELEASED: usize = 8;
+const RELEASE_MIN: Bytes = Bytes::mib(16);
+
+/// One tree that is being ended.
+pub(super) struct Ending {
+    pub serial: u32,
+    pub who: Asker,
+    pub job: Job,
+    pub set: KillSet,
+    clean: u32,
+    /// The reactor was told that all but the trackers are dead.
+    told: bool,
+    frozen: Option<WatchId>,
+}
+
+pub(super) struct Endings {
+    open: Vec<Ending>,
+    /// Jobs that are done, with their room, for the next.
+    spare: Vec<Ending>,
+    serial: u32,
+}
+
+impl Endings {
+    pub fn new() -> Endings {
+        let mut endings = Endings { open: Vec::with_capacity(4), spare: Vec::new(), serial: 0 };
+        let first = endings.make();
+        endings.spare.push(first);
+        endings
+    }
+
+    fn make(&mut self) -> Ending {
+        Ending {
+            serial: 0,
+            who: None,
+            job: Job::with_room(ROOM),
+            set: KillSet::default(),
+            clean: 0,
+            told: false,
+            frozen: None,
+        }
+    }
+
+    /// One kill in flight per host: somebody who was signalled is not dead yet.
+    pub fn in_flight(&self) -> bool {
+        self.open.iter().any(|ending| !ending.job.main_is_dead())
+    }
+
+    pub fn get(&self, serial: u32) -> Option<&Ending> {
+        self.open.iter().find(|ending| ending.serial == serial)
+    }
+
+    fn get_mut(&mut self, serial: u32) -> Option<&mut Ending> {
+        self.open.iter_mut().find(|ending| ending.serial == serial)
+    }
+
+    /// When unread processes or trackers have had their time.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.open
+            .iter()
+            .filter_map(|ending| {
+                let waits = |spare| {
+                    ending
+                        .job
+                        .members()
+                        .iter()
+                        .any(|m| m.spare == spare && m.standing == Standing::Open)
+                };
+                let unread = waits(Spare::Unread).then(|| ending.job.begun.plus(UNREAD_TIME));
+                let trackers = waits(Spare::Tracker)
+                    .then(|| ending.job.dead_at().map(|at| at.plus(TRACKER_TIME)))
+                    .flatten();
+                [unread, trackers].into_iter().flatten().min()
+            })
+            .min()
+    }
+}
+
+/// The kernel, as the kill sees it.
+pub(super) struct Kernel<'a> {
+    pub roots: &'a Roots,
+    pub buffer: &'a mut Buffer,
+}
+
+impl Signals for Kernel<'_> {
+    fn open(&mut self, pid: u32) -> io::Result<OwnedFd> {
+        pidfd::open(pid)
+    }
+
+    fn start_of(&mut self, pid: u32) -> Option<u64> {
+        procs::start_of(self.roots, pid, self.buffer)
+    }
+
+    fn send(&mut self, pidfd: BorrowedFd<'_>, _: u32, signal: i32) -> io::Result<()> {
+        pidfd::send(pidfd, signal)
+    }
+}
+
+fn number(signal: Signal) -> i32 {
+    match signal {
+        Signal::Int => libc::SIGINT,
+        Signal::Term => libc::SIGTERM,
+        Signal::Kill => libc::SIGKILL,
+    }
+}
+
+impl Reactor {
+    /// Signals the workload of the verdict. Returns the kill's serial number.
+    pub(super) fn signal_tree(&mut self, who: Asker, signal: Signal) -> Option<u32> {
+        if !self.fill_targets(who) {
+            return None;
+        }
+        let now = self.now();
+        let mut ending = match self.endings.spare.pop() {
+            Some(ending) => ending,
+            None => self.endings.make(),
+        };
+        self.endings.serial = (self.endings.serial + 1) & 0x0fff_ffff;
+        ending.serial = self.endings.serial;
+        ending.who = who;
+        ending.clean = 0;
+        ending.told = false;
+        ending.frozen = None;
+        ending.job.begin(now, number(signal));
+        let mut kernel = Kernel { roots: &self.roots, buffer: &mut self.buffer };
+        ending.job.add(&mut kernel, &self.scratch.targets);
+        // From here on the signals are out; what follows may take its time.
+        if let Some(crate::policy::decide::Verdict::Kill(kill)) = &self.scratch.verdict
+            && let Some(workload) = self.scratch.forest.workloads().get(kill.workload as usize)
+        {
+            ending.set.start(&self.scratch.forest, workload, &self.scratch.procs);
+        }
+        let serial = ending.serial;
+        self.endings.open.push(ending);
+        self.follow_victims(serial, 0);
+        self.release(serial);
+        self.ask_about_unread(serial);
+        Some(serial)
+    }
+
+    /// The next rung for all that are left.
+    pub(super) fn escalate(&mut self, serial: u32, signal: Signal) {
+        let Reactor { endings, roots, buffer, .. } = self;
+        if let Some(ending) = endings.get_mut(serial) {
+            ending.job.escalate(&mut Kernel { roots, buffer }, number(signal));
+        }
+    }
+
+    /// Waits for the exits of everybody from `first` on.
+    fn follow_victims(&mut self, serial: u32, first: usize) {
+        let Some(ending) = self.endings.get(serial) else { return };
+        for (index, member) in ending.job.members().iter().enumerate().skip(first) {
+            let Some(fd) = member.pidfd().map(|fd| fd.as_raw_fd()) else { continue };
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            if let Err(error) =
+                self.register(fd, For::Victim { serial, index }, Interest::READABLE)
+            {
+                warn!("a pidfd could not be registered: {error}: the sweeps will notice the exit");
+            }
+        }
+    }
+
+    /// Lets the helper take the largest ones' memory apart.
+    fn release(&mut self, serial: u32) {
+        let Some(ending) = self.endings.get(serial) else { return };
+        let procs = &self.scratch.procs;
+        let size = |key: ProcKey| {
+            procs.iter().find(|p| p.key == key).map_or(Bytes::ZERO, |proc| proc.rss)
+        };
+        let mut largest: Vec<(Bytes, BorrowedFd<'_>)> = ending
+            .job
+            .members()
+            .iter()
+            .filter(|m| m.standing == Standing::Signalled)
+            .filter_map(|m| Some((size(m.key), m.pidfd()?)))
+            .filter(|(bytes, _)| *bytes >= RELEASE_MIN)
+            .collect();
+        largest.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let fds: Vec<OwnedFd> = largest
+            .iter()
+            .take(RELEASED)
+            .filter_map(|(_, fd)| fd.try_clone_to_owned().ok())
+            .collect();
+        if !fds.is_empty() {
+            self.helper.give(Work::Release(fds));
+        }
+    }
+
+    fn ask_about_unread(&mut self, serial: u32) {
+        let Some(ending) = self.endings.get(serial) else { return };
+        let unread = ending.job.members().iter().filter(|m| m.spare == Spare::Unread);
+        let keys: Vec<ProcKey> = unread.map(|m| m.key).collect();
+        if !keys.is_empty() {
+            self.helper.ask(Question::Trackers { serial, keys });
+        }
+    }
+
+    pub(super) fn on_trackers(&mut self, serial: u32, read: &[(ProcKey, bool)]) {
+        let Reactor { endings, roots, buffer, .. } = self;
+        if let Some(ending) = endings.get_mut(serial) {
+            let mut kernel = Kernel { roots, buffer };
+            for (key, is_tracker) in read {
+                ending.job.settle_unread(&mut kernel, key.pid, *is_tracker);
+            }
+        }
+    }
+
+    /// A process of a tree has exited.
+    pub(super) fn on_victim(&mut self, serial: u32, index: u32) {
+        let now = self.now();
+        let Some(ending) = self.endings.get_mut(serial) else { return };
+        let Some(fd) = ending.job.died(now, index as usize) else { return };
+        self.deregister(fd.as_raw_fd());
+        drop(fd);
+        self.after_death(serial);
+    }
+
+    /// Tells the domain when all are dead, and lets go of the job when nobody is left.
+    fn after_death(&mut self, serial: u32) {
+        let now = self.now();
+        let Some(ending) = self.endings.get_mut(serial) else { return };
+        let Some(dead_at) = ending.job.main_dead_at(now) else { return };
+        let trackers_left = ending.job.trackers_left();
+        let who = ending.who;
+        let first = !std::mem::replace(&mut ending.told, true);
+        if !first && trackers_left {
+            return;
+        }
+        // A domain that went on to another kill meanwhile is not told of this one.
+        let is_current = self
+            .domain_mut(who)
+            .and_then(|domain| domain.episode.as_mut())
+            .filter(|episode| episode.serial == Some(serial))
+            .map(|episode| {
+                if first && let Some(at) = episode.signalled {
+                    let span = dead_at.since(at);
+                    episode.timings.signal_to_dead_us = u64::try_from(span.as_micros()).ok();
+                }
+            })
+            .is_some();
+        if is_current {
+            self.drive(who, Input::Dead { trackers_left });
+        }
+        if !trackers_left {
+            self.finish(serial);
+        }
+    }
+
+    /// Looks for children that were forked meanwhile and signals those. When they keep coming,
+    /// the container is frozen around one last sweep.
+    pub(super) fn sweep(&mut self, serial: u32) {
+        let now = self.now();
+        let Some(ending) = self.endings.get(serial) else { return };
+        if ending.clean >= CLEAN || ending.frozen.is_some() || ending.job.frozen {
+            return;
+        }
+        if !ending.job.may_sweep(now) {
+            if ending.clean == 0 {
+                self.freeze(serial);
+            }
+            return;
+        }
+        let found = self.sweep_once(serial);
+        if let Some(ending) = self.endings.get_mut(serial) {
+            ending.clean = if found == 0 { ending.clean + 1 } else { 0 };
+        }
+    }
+
+    fn sweep_once(&mut self, serial: u32) -> usize {
+        let Some(who) = self.endings.get(serial).map(|ending| ending.who) else { return 0 };
+        // Only the container of the tree: its index in the scan is what the set knows.
+        self.scan_processes(who);
+        let Reactor { endings, scratch, roots, buffer, .. } = self;
+        let Some(ending) = endings.get_mut(serial) else { return 0 };
+        scratch.targets.clear();
+        let targets = &mut scratch.targets;
+        ending.set.sweep(&scratch.procs, |proc| {
+            targets.push(crate::act::kill::Target { key: proc.key, spare: Spare::No });
+        });
+        ending.job.sweeps += 1;
+        let first = ending.job.members().len();
+        ending.job.add(&mut Kernel { roots, buffer }, &scratch.targets);
+        let found = scratch.targets.len();
+        if found > 0 {
+            self.follow_victims(serial, first);
+        }
+        found
+    }
+
+    fn freeze(&mut self, serial: u32) {
+        let Some(ending) = self.endings.get(serial) else { return };
+        let pids = ending.set.container();
+        let slot = self.scratch.slots.get(usize::from(pids)).copied();
+        let Some(watch) = slot.and_then(|slot| self.watches[slot as usize].as_ref()) else {
+            return;
+        };
+        let id = watch.id;
+        let inode = watch.group.id().0;
+        let Ok(dir) = watch.group.memory_dir().try_clone_to_owned() else { return };
+        let noted = crate::act::state::Changed {
+            id: watch.found.id.clone(),
+            inode,
+            dir: watch.dir(),
+            unit: watch.high.unit.clone(),
+            original: watch.high.original.to_string(),
+            frozen: true,
+        };
+        // Noted first: whoever starts after a crash thaws what this froze.
+        self.state.note(noted);
+        self.save_state();
+        if let Err(error) = tripwire::write(dir.as_fd(), "cgroup.freeze", "1") {
+            warn!("cgroup.freeze: {error}: the last sweep is made without it");
+        }
+        if let Some(ending) = self.endings.get_mut(serial) {
+            ending.frozen = Some(id);
+            ending.job.frozen = true;
+        }
+        self.helper.give(Work::Freeze { serial, dir });
+    }
+
+    /// The container is frozen, or will not be: one last sweep, then thaw whatever happened.
+    pub(super) fn on_frozen(&mut self, serial: u32) {
+        let Some(id) = self.endings.get_mut(serial).and_then(|ending| ending.frozen.take()) else {
+            return;
+        };
+        self.sweep_once(serial);
+        self.thaw(id);
+        if let Some(ending) = self.endings.get_mut(serial) {
+            ending.clean = CLEAN;
+        }
+        self.after_death(serial);
+    }
+
+    fn thaw(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id) else { return };
+        let inode = watch.group.id().0;
+        if let Err(error) = tripwire::write(watch.group.memory_dir(), "cgroup.freeze", "0") {
+            warn!("{:?}: not thawed: {error}", watch.container.name);
+        }
+        let owned = watch.high.ours.is_some();
+        match self.state.changed.iter_mut().find(|c| c.inode == inode) {
+            Some(changed) if owned => changed.frozen = false,
+            _ => self.state.forget(inode),
+        }
+        self.save_state();
+    }
+
+    /// Those whose time is over, and jobs in which nobody is left.
+    pub(super) fn expire_endings(&mut self) {
+        let now = self.now();
+        let Reactor { endings, roots, buffer, .. } = self;
+        let mut serials = [0u32; 8];
+        let mut count = 0;
+        for ending in &mut endings.open {
+            ending.job.expire(now, &mut Kernel { roots, buffer });
+            if count < serials.len() {
+                serials[count] = ending.serial;
+                count += 1;
+            }
+        }
+        for serial in &serials[..count] {
+            self.after_death(*serial);
+        }
+    }
+
+    /// The episode is over: the job's room is kept for the next.
+    pub(super) fn finish(&mut self, serial: u32) {
+        let Some(at) = self.endings.open.iter().position(|e| e.serial == serial) else { return };
+        if let Some(id) = self.endings.open[at].frozen.take() {
+            self.thaw(id);
+        }
+        let ending = self.endings.open.swap_remove(at);
+        for member in ending.job.members() {
+            if let Some(fd) = member.pidfd() {
+                self.deregister(fd.as_raw_fd());
+            }
+        }
+        if self.endings.spare.is_empty() {
+            let mut ending = ending;
+            ending.job.begin(Moment(0), libc::SIGKILL);
+            self.endings.spare.push(ending);
+        }
+    }
+
+    /// Gives up on those that did not die: the record has said so.
+    pub(super) fn give_up(&mut self, serial: u32) {
+        self.finish(serial);
+    }
+}
+
+/// How long a kill took so far, for the log.
+pub(super) fn since(job: &Job, now: Moment) -> Duration {
+    now.since(job.begun)
+}
