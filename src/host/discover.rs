@@ -328,7 +328,7 @@ impl<'a> Walk<'a> {
         match cgroup_path::classify(path)? {
             Class::Container { engine, id } => Some((engine, id.to_string())),
             Class::Ask { parent, id, likely } => {
-                let foreign = nested || cgroup_path::user_of(path).is_some();
+                let foreign = nested || cgroup_path::user_of(path).is_some_and(|uid| uid != 0);
                 let known = if foreign { None } else { (self.knows)(parent, id) };
                 known.or(likely).map(|engine| (engine, id.to_string()))
             }

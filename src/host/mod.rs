@@ -1,8 +1,11 @@
 //! Reads the host: its mode, its memory, the memory of a group, its processes.
 //! Reads and returns; never logs, never changes anything but through [`group::Group::write`].
 
+pub mod beneath;
+pub mod container;
 pub mod cross;
 pub mod discover;
+pub mod engine_api;
 pub mod group;
 mod members;
 pub mod memory;
@@ -12,6 +15,7 @@ pub mod procs;
 mod tests;
 pub mod watches;
 
+pub use container::{Container, Sources};
 pub use discover::{Action, Engine, Found, Scan};
 pub use group::Group;
 pub use members::PidCount;

@@ -1,0 +1,803 @@
+//! What a container is called: name, image, labels and environment from its engine's own files,
+//! from the engine's socket where they say nothing. It takes text and believes none of it: what
+//! cannot be had leaves the name unknown, with the reason, and the container guarded all the same.
+//!
+//! Files of a user's engine are that user's making; a nested container's engine is its outer
+//! container's. Neither is looked up among the host's own engines, whatever id it claims.
+//! It may block (a socket for a second, a home on NFS): call it on the helper thread.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::Deserialize;
+
+use crate::host::beneath::{self, Missing, Owner};
+use crate::host::discover::{Engine, Found};
+use crate::host::engine_api;
+use crate::parse::cgroup_path::{is_containerd_id, is_hex_id};
+use crate::parse::engine_json::{self, About, JsonError};
+use crate::parse::proc_cgroup;
+use crate::roots::{Buffer, Roots};
+
+/// Docker's file of a container is about 3 KiB (20.10), a runtime's `config.json` about 10 KiB.
+const FILE_MAX: u64 = 1 << 20;
+/// One entry of a storage list is 0.5 KiB: a list of 4,000 containers.
+const LIST_MAX: u64 = 2 << 20;
+/// containerd's namespaces, userns-remapped data roots: one or two are usual.
+const DIRECTORIES_MAX: usize = 32;
+
+/// What is known of a container. Texts are bounded and clean; they are not escaped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Container {
+    pub id: String,
+    pub engine: Engine,
+    pub name: Option<String>,
+    pub image: Option<String>,
+    /// A copy for the rules: up to 64 pairs of 1.25 KiB, so let go of it once they are applied.
+    pub labels: Vec<(String, String)>,
+    /// Likewise.
+    pub env: Vec<(String, String)>,
+    /// The host's pid of the container's first process. It was in the container's group when
+    /// this was read.
+    pub pid1: Option<u32>,
+    /// A pod's own container (`pause`): nobody works in it.
+    pub sandbox: bool,
+    /// There is nothing more to be had. Otherwise ask again a little later, and then leave it: an
+    /// engine makes the group before it has written everything.
+    pub complete: bool,
+    /// Why something is missing.
+    pub unknown: Option<Unknown>,
+}
+
+impl Container {
+    /// The name, or the short id that Docker shows.
+    pub fn shown_name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| short_id(&self.id))
+    }
+}
+
+/// Docker's twelve digits.
+pub fn short_id(id: &str) -> &str {
+    id.get(..12).filter(|_| is_hex_id(id)).unwrap_or(id)
+}
+
+/// Why name, image or labels of a container are not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unknown {
+    /// It runs inside another container, whose engine knows it.
+    Nested,
+    /// /etc/passwd has no home for this user (who may be known elsewhere: LDAP).
+    NoHome {
+        uid: u32,
+    },
+    /// No engine of the host has it.
+    NoEngine,
+    File {
+        path: PathBuf,
+        why: Missing,
+    },
+    Text {
+        path: PathBuf,
+        why: JsonError,
+    },
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unknown::Nested => f.write_str("only the engine inside its outer container knows it"),
+            Unknown::NoHome { uid } => write!(f, "/etc/passwd names no home of user {uid}"),
+            Unknown::NoEngine => f.write_str("no engine of this host has files about it"),
+            Unknown::File { path, why } => write!(f, "{} {why}", path.display()),
+            Unknown::Text { path, why } => write!(f, "{}: {why}", path.display()),
+        }
+    }
+}
+
+/// Where the host's engines keep what they know. Found once, at the start and at a reload.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sources {
+    /// Data roots; with user namespaces Docker makes one below the other.
+    pub docker: Vec<PathBuf>,
+    pub docker_socket: Option<PathBuf>,
+    /// Podman keeps labels in its database only. Its socket starts an engine for five seconds.
+    pub podman_socket: Option<PathBuf>,
+    /// `<graphroot>/<driver>-containers` of containers/storage (Podman, CRI-O).
+    pub storage: Vec<PathBuf>,
+    /// The same below the run root: pid files, and everything of containers that are not kept.
+    pub storage_run: Vec<PathBuf>,
+    /// Directories of containerd's running tasks, one per containerd.
+    pub containerd: Vec<PathBuf>,
+}
+
+/// containers/storage names its directories after the driver.
+const DRIVERS: [&str; 4] = ["overlay", "vfs", "btrfs", "zfs"];
+/// containerd by itself, of k3s and RKE2, of k0s, of MicroK8s.
+const CONTAINERD_STATES: [&str; 4] = [
+    "/run/containerd",
+    "/run/k3s/containerd",
+    "/run/k0s/containerd",
+    "/var/snap/microk8s/common/run/containerd",
+];
+
+impl Sources {
+    /// `docker_root` is the configured one; else `/etc/docker/daemon.json` names it, else it is
+    /// where Docker puts it.
+    pub fn find(roots: &Roots, docker_root: Option<&Path>) -> Sources {
+        let docker = match docker_root {
+            Some(root) => root.to_path_buf(),
+            None => docker_root_of(roots).unwrap_or_else(|| PathBuf::from("/var/lib/docker")),
+        };
+        let storage = storage_roots(roots);
+        let by_driver = |root: &Path| {
+            DRIVERS
+                .map(|driver| root.join(format!("{driver}-containers")))
+                .into_iter()
+                .filter(|path| path.is_dir())
+                .collect::<Vec<_>>()
+        };
+        let socket = |path: &str| Some(roots.path(path)).filter(|path| path.exists());
+        Sources {
+            docker: with_remapped(roots.path(docker)),
+            docker_socket: socket("/run/docker.sock"),
+            podman_socket: socket("/run/podman/podman.sock"),
+            storage: by_driver(&roots.path(storage.graph)),
+            storage_run: by_driver(&roots.path(storage.run)),
+            containerd: CONTAINERD_STATES
+                .iter()
+                .map(|state| roots.path(state).join("io.containerd.runtime.v2.task"))
+                .filter(|path| path.is_dir())
+                .collect(),
+        }
+    }
+
+    /// Whose container the bare name `id` in the group `parent` is, if anybody's: what
+    /// [`crate::host::discover::scan`] asks.
+    pub fn knows(&self, parent: &str, id: &str) -> Option<Engine> {
+        if !is_hex_id(id) {
+            let named = |tasks: &PathBuf| tasks.join(parent).join(id).is_dir();
+            let plain = is_containerd_id(parent) && is_containerd_id(id) && parent != "moby";
+            return (plain && self.containerd.iter().any(named)).then_some(Engine::Containerd);
+        }
+        if self.docker.iter().any(|root| root.join("containers").join(id).is_dir()) {
+            return Some(Engine::Docker);
+        }
+        if self.storage.iter().chain(&self.storage_run).any(|root| root.join(id).is_dir()) {
+            return Some(Engine::Podman);
+        }
+        let bundle = self.bundles(id).next()?;
+        // Docker's own containers in the containerd that it shares.
+        let moby = bundle.parent().is_some_and(|namespace| namespace.ends_with("moby"));
+        Some(if moby { Engine::Docker } else { Engine::Containerd })
+    }
+
+    /// The directories of containerd's running tasks called `id`.
+    fn bundles(&self, id: &str) -> impl Iterator<Item = PathBuf> {
+        self.containerd
+            .iter()
+            .flat_map(|tasks| directories(tasks))
+            .map(move |namespace| namespace.join(id))
+            .filter(|bundle| bundle.is_dir())
+    }
+}
+
+/// Everything that can be found out about a container. It never fails.
+pub fn describe(roots: &Roots, found: &Found, sources: &Sources) -> Container {
+    // What root runs from its own session is the host's.
+    let user = found.user.filter(|uid| *uid != 0);
+    let (about, unknown) = match (&found.outer, user) {
+        (Some(_), _) => (About::default(), Some(Unknown::Nested)),
+        (None, Some(uid)) => rootless(roots, found, uid),
+        (None, None) => match found.engine {
+            Engine::Docker => docker(found, sources),
+            Engine::Podman => podman(found, sources),
+            Engine::Containerd => containerd(found, sources),
+            Engine::Crio => crio(found, sources),
+        },
+    };
+    let pid1 = about.pid1.filter(|pid| is_in_group(roots, *pid, &found.path));
+    // Nobody whom we believe tells the pid of these.
+    let told = pid1.is_some() || user.is_some();
+    let hopeless = matches!(unknown, Some(Unknown::Nested | Unknown::NoHome { .. }));
+    Container {
+        id: found.id.clone(),
+        engine: found.engine,
+        complete: hopeless || (about.name.is_some() && told),
+        unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),
+        name: about.name,
+        image: about.image,
+        labels: about.labels,
+        env: about.env,
+        pid1,
+        sandbox: about.sandbox,
+    }
+}
+
+type Answer = (About, Option<Unknown>);
+
+fn docker(found: &Found, sources: &Sources) -> Answer {
+    let file = Path::new("containers").join(&found.id).join("config.v2.json");
+    let mut why = None;
+    for root in &sources.docker {
+        match parsed(root, &file, Owner::Trusted, |text| engine_json::docker(text, &found.id)) {
+            Ok(about) => return (about, None),
+            // The first is the usual place, and what is wrong there tells most.
+            Err(unknown) => _ = why.get_or_insert(unknown),
+        }
+    }
+    match ask(sources.docker_socket.as_deref(), &found.id) {
+        Ok(about) => (about, None),
+        Err(unknown) => (About::default(), Some(why.or(unknown).unwrap_or(Unknown::NoEngine))),
+    }
+}
+
+fn podman(found: &Found, sources: &Sources) -> Answer {
+    let places = sources.storage.iter().chain(&sources.storage_run).map(PathBuf::as_path);
+    let (mut about, mut why) = stored(places, Path::new(""), &found.id, Owner::Trusted);
+    about.pid1 =
+        sources.storage_run.iter().find_map(|run| pid_file(run, &found.id, "userdata/pidfile"));
+    match ask(sources.podman_socket.as_deref(), &found.id) {
+        Ok(engine) => {
+            about.labels = engine.labels;
+            about.pid1 = about.pid1.or(engine.pid1);
+            about.image = about.image.or(engine.image);
+            about.name = about.name.or(engine.name);
+        }
+        Err(unknown) => why = why.or(unknown),
+    }
+    (about, why)
+}
+
+/// Name and image from a list of containers/storage, the rest from the runtime's own file.
+/// `places` are looked through in turn, each below `base`.
+fn stored<'p>(
+    places: impl Iterator<Item = &'p Path>,
+    below: &Path,
+    id: &str,
+    owner: Owner,
+) -> Answer {
+    let mut about = About::default();
+    let mut why = None;
+    for place in places {
+        for list in ["containers.json", "volatile-containers.json"] {
+            if about.name.is_some() {
+                break;
+            }
+            let list = below.join(list);
+            match parsed_up_to(place, &list, LIST_MAX, owner, |text| engine_json::storage(text, id))
+            {
+                Ok(Some(listed)) => (about.name, about.image) = (listed.name, listed.image),
+                Ok(None) => {}
+                Err(unknown) => worst(&mut why, unknown),
+            }
+        }
+        if about.env.is_empty() {
+            let file = below.join(id).join("userdata/config.json");
+            match parsed(place, &file, owner, engine_json::oci) {
+                Ok(spec) => (about.labels, about.env) = (spec.labels, spec.env),
+                Err(unknown) => worst(&mut why, unknown),
+            }
+        }
+    }
+    (about, Some(why.unwrap_or(Unknown::NoEngine)))
+}
+
+fn crio(found: &Found, sources: &Sources) -> Answer {
+    let file = Path::new(&found.id).join("userdata/config.json");
+    let mut why = None;
+    for place in sources.storage_run.iter().chain(&sources.storage) {
+        match parsed(place, &file, Owner::Trusted, engine_json::oci) {
+            Ok(mut about) => {
+                about.pid1 = pid_file(place, &found.id, "userdata/pidfile");
+                return (about, None);
+            }
+            Err(unknown) => worst(&mut why, unknown),
+        }
+    }
+    (About::default(), Some(why.unwrap_or(Unknown::NoEngine)))
+}
+
+fn containerd(found: &Found, sources: &Sources) -> Answer {
+    let mut why = None;
+    for bundle in sources.bundles(&found.id) {
+        match parsed(&bundle, Path::new("config.json"), Owner::Trusted, engine_json::oci) {
+            Ok(mut about) => {
+                about.pid1 = pid_file(&bundle, "", "init.pid");
+                // ctr knows no names but the id.
+                about.name =
+                    about.name.or_else(|| (!is_hex_id(&found.id)).then(|| found.id.clone()));
+                return (about, None);
+            }
+            Err(unknown) => worst(&mut why, unknown),
+        }
+    }
+    // A kubelet that runs on Docker (cri-dockerd) looks like containerd from its groups.
+    let (about, unknown) = docker(found, sources);
+    let unknown = if about.name.is_some() { None } else { why.or(unknown) };
+    (about, unknown)
+}
+
+/// A user's own engine: Podman's storage and Docker's data root, where both are by default.
+fn rootless(roots: &Roots, found: &Found, uid: u32) -> Answer {
+    let Some(home) = home_of(roots, uid) else {
+        return (About::default(), Some(Unknown::NoHome { uid }));
+    };
+    let home = roots.path(home);
+    if found.engine == Engine::Docker {
+        let file =
+            Path::new(".local/share/docker/containers").join(&found.id).join("config.v2.json");
+        let about =
+            parsed(&home, &file, Owner::User(uid), |text| engine_json::docker(text, &found.id));
+        return match about {
+            Ok(about) => (About { pid1: None, ..about }, None),
+            Err(unknown) => (About::default(), Some(unknown)),
+        };
+    }
+    let mut best = (About::default(), None);
+    for driver in DRIVERS {
+        let below = PathBuf::from(format!(".local/share/containers/storage/{driver}-containers"));
+        let (about, why) =
+            stored([home.as_path()].into_iter(), &below, &found.id, Owner::User(uid));
+        if about.name.is_some() {
+            return (about, why);
+        }
+        if let Some(why) = why {
+            worst(&mut best.1, why);
+        }
+        if best.0 == About::default() {
+            best.0 = about;
+        }
+    }
+    best
+}
+
+/// What the engine itself says. `Err(None)`: there is no engine to be asked.
+fn ask(socket: Option<&Path>, id: &str) -> Result<About, Option<Unknown>> {
+    let Some(socket) = socket.filter(|_| is_hex_id(id)) else { return Err(None) };
+    let file = |why| Some(Unknown::File { path: socket.to_path_buf(), why });
+    let text = |why| Some(Unknown::Text { path: socket.to_path_buf(), why });
+    let reply = engine_api::inspect(socket, id).map_err(file)?;
+    let body = engine_json::http_body(&reply).map_err(text)?;
+    engine_json::docker(body, id).map_err(text)
+}
+
+fn parsed<T>(
+    base: &Path,
+    below: &Path,
+    owner: Owner,
+    parse: impl FnOnce(&[u8]) -> Result<T, JsonError>,
+) -> Result<T, Unknown> {
+    parsed_up_to(base, below, FILE_MAX, owner, parse)
+}
+
+fn parsed_up_to<T>(
+    base: &Path,
+    below: &Path,
+    max: u64,
+    owner: Owner,
+    parse: impl FnOnce(&[u8]) -> Result<T, JsonError>,
+) -> Result<T, Unknown> {
+    let path = || base.join(below);
+    let text = beneath::read(base, below, max, owner);
+    let text = text.map_err(|why| Unknown::File { path: path(), why })?;
+    parse(&text).map_err(|why| Unknown::Text { path: path(), why })
+}
+
+/// Keeps the reason that tells most: a file that is broken, before one that is not there.
+fn worst(kept: &mut Option<Unknown>, new: Unknown) {
+    let absent = |unknown: &Unknown| {
+        matches!(unknown, Unknown::File { why: Missing::NotThere, .. } | Unknown::NoEngine)
+    };
+    if kept.as_ref().is_none_or(|kept| absent(kept) && !absent(&new)) {
+        *kept = Some(new);
+    }
+}
+
+fn pid_file(base: &Path, id: &str, name: &str) -> Option<u32> {
+    let text = beneath::read(base, &Path::new(id).join(name), 64, Owner::Trusted).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// Whether a process is in a group: a pid in a file may be somebody else's by now.
+fn is_in_group(roots: &Roots, pid: u32, group: &Path) -> bool {
+    let mut buffer = Buffer::new();
+    let text = roots.read_process_up_to(pid, "cgroup", 16 << 10, &mut buffer);
+    let Ok(cgroup) = text.map_err(|_: Errno| ()).and_then(|text| proc_cgroup(text).map_err(|_| ()))
+    else {
+        return false;
+    };
+    // Our mount may show a part of the hierarchy only; the process's path is from the real root.
+    let holds = |path: &Path| path.ancestors().any(|above| above.ends_with(group));
+    [cgroup.v1_memory, cgroup.v2].iter().flatten().any(|path| holds(path))
+}
+
+fn docker_root_of(roots: &Roots) -> Option<PathBuf> {
+    let text = beneath::read(
+        &roots.path("/etc/docker"),
+        Path::new("daemon.json"),
+        FILE_MAX,
+        Owner::Trusted,
+    );
+    engine_json::docker_data_root(&text.ok()?).ok()?.map(PathBuf::from)
+}
+
+/// `/var/lib/docker` and, with userns-remap, `/var/lib/docker/165536.165536`.
+fn with_remapped(root: PathBuf) -> Vec<PathBuf> {
+    let is_id = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let remapped = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.split_once('.'));
+        name.is_some_and(|(uid, gid)| is_id(uid) && is_id(gid))
+    };
+    let mut all = vec![root];
+    let more: Vec<PathBuf> = directories(&all[0]).into_iter().filter(remapped).collect();
+    all.extend(more);
+    all
+}
+
+struct StorageRoots {
+    graph: PathBuf,
+    run: PathBuf,
+}
+
+/// Where containers/storage keeps things (containers-storage.conf(5)).
+fn storage_roots(roots: &Roots) -> StorageRoots {
+    #[derive(Deserialize, Default)]
+    struct Conf {
+        #[serde(default)]
+        storage: Storage,
+    }
+    #[derive(Deserialize, Default)]
+    struct Storage {
+        graphroot: Option<PathBuf>,
+        runroot: Option<PathBuf>,
+    }
+    let read = |directory: &str| {
+        let place = roots.path(directory);
+        let text =
+            beneath::read(&place, Path::new("storage.conf"), FILE_MAX, Owner::Trusted).ok()?;
+        toml::from_str::<Conf>(std::str::from_utf8(&text).ok()?).ok()
+    };
+    let conf =
+        read("/etc/containers").or_else(|| read("/usr/share/containers")).unwrap_or_default();
+    let absolute = |path: Option<PathBuf>, usual: &str| {
+        path.filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from(usual))
+    };
+    StorageRoots {
+        graph: absolute(conf.storage.graphroot, "/var/lib/containers/storage"),
+        run: absolute(conf.storage.runroot, "/run/containers/storage"),
+    }
+}
+
+/// The home that /etc/passwd names. Read as text: a static binary has no NSS.
+fn home_of(roots: &Roots, uid: u32) -> Option<PathBuf> {
+    let text =
+        beneath::read(&roots.path("/etc"), Path::new("passwd"), FILE_MAX, Owner::Trusted).ok()?;
+    let home = text.split(|b| *b == b'\n').find_map(|line| {
+        let mut fields = line.split(|b| *b == b':').skip(2);
+        let theirs = std::str::from_utf8(fields.next()?).ok()?.parse() == Ok(uid);
+        // The group, the comment, the home.
+        let home = fields.nth(2)?;
+        theirs.then(|| std::str::from_utf8(home).ok().map(PathBuf::from))
+    })??;
+    home.is_absolute().then_some(home)
+}
+
+/// The directories in one, in order and bounded; none if it cannot be read.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let mut all: Vec<PathBuf> = entries
+        .flatten()
+        .filter(is_directory)
+        .map(|entry| entry.path())
+        .take(DIRECTORIES_MAX)
+        .collect();
+    all.sort();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::net::UnixListener;
+    use std::time::{Duration, Instant};
+
+    const DOCKER: &str = "5baba5339d9d68d819ad804673efb5ff65773751b8c8b2d5a7c432222303a167";
+    const PODMAN: &str = "032f6496ba5c5199cd3132055673c01f2515f2d5c53fff5512d10fb50a1850a3";
+    const VOLATILE: &str = "c9d3910333781ba829a7deae55432c62aed99037cc832d8a680522f59cfbed7f";
+
+    fn fixture(name: &str) -> Roots {
+        let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/engines");
+        Roots::at(&engines.join(name)).unwrap()
+    }
+
+    fn group(engine: Engine, id: &str, path: &str) -> Found {
+        let path = PathBuf::from(path.replace("{}", id));
+        let user = crate::parse::cgroup_path::user_of(&path);
+        Found { engine, id: id.into(), path, parent_slice: None, outer: None, user }
+    }
+
+    fn on(root: &str, engine: Engine, id: &str, path: &str) -> Container {
+        let roots = fixture(root);
+        describe(&roots, &group(engine, id, path), &Sources::find(&roots, None))
+    }
+
+    fn value<'a>(pairs: &'a [(String, String)], key: &str) -> Option<&'a str> {
+        pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// A root of its own, removed at the end.
+    struct World(PathBuf);
+
+    impl World {
+        fn new(name: &str) -> World {
+            let dir = std::env::temp_dir().join(format!("nbg-ctr-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&dir);
+            fs::create_dir_all(dir.join("proc")).unwrap();
+            World(dir)
+        }
+
+        fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn describe(&self, found: &Found) -> Container {
+            let roots = Roots::at(&self.0).unwrap();
+            describe(&roots, found, &Sources::find(&roots, None))
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn docker_is_read_from_its_own_files() {
+        let told = on("docker", Engine::Docker, DOCKER, "docker/{}");
+        assert_eq!(told.name.as_deref(), Some("lab-anna"));
+        assert_eq!(told.image.as_deref(), Some("tiny:1"));
+        assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
+        assert_eq!(value(&told.env, "LANG"), Some("C.UTF-8"));
+        assert_eq!((told.pid1, told.complete, told.unknown), (Some(31357), true, None));
+    }
+
+    #[test]
+    fn a_container_that_does_not_run_yet_is_not_complete() {
+        let id = format!("{}0", "b".repeat(63));
+        let told = on("docker", Engine::Docker, &id, "system.slice/docker-{}.scope");
+        assert_eq!(told.name.as_deref(), Some("lab-remapped"), "below 165536.165536");
+        assert_eq!((told.pid1, told.complete), (None, false));
+    }
+
+    #[test]
+    fn a_pid_is_believed_only_where_it_is_in_the_group() {
+        let told = on("docker", Engine::Docker, DOCKER, "system.slice/docker-{}.scope");
+        assert_eq!((told.name.as_deref(), told.pid1), (Some("lab-anna"), None));
+        assert!(!told.complete);
+    }
+
+    #[test]
+    fn podman_is_read_from_its_storage() {
+        let told = on("podman", Engine::Podman, PODMAN, "machine.slice/libpod-{}.scope");
+        assert_eq!(told.name.as_deref(), Some("lab-bert"));
+        assert_eq!(told.image.as_deref(), Some("localhost/tiny:1"));
+        assert_eq!(value(&told.env, "NBGUARD_PROTECT"), Some("1"));
+        assert_eq!(value(&told.labels, "io.container.manager"), Some("libpod"));
+        assert_eq!((told.pid1, told.complete, told.unknown), (Some(32301), true, None));
+        let told = on("podman", Engine::Podman, VOLATILE, "machine.slice/libpod-{}.scope");
+        assert_eq!(told.name.as_deref(), Some("lab-volatile"));
+        assert_eq!(value(&told.labels, "io.podman.annotations.autoremove"), Some("TRUE"));
+    }
+
+    #[test]
+    fn kubernetes_is_read_from_the_runtimes_files() {
+        let id = |n: u8| format!("{}{n}", "c".repeat(63));
+        let scope = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod6d1f0b52_7a52_4c9e_9b53_0d3f6f0e5a11.slice/cri-containerd-{}.scope";
+        let told = on("containerd", Engine::Containerd, &id(1), scope);
+        assert_eq!(told.name.as_deref(), Some("hub/jupyter-anna/notebook"));
+        assert_eq!(told.image.as_deref(), Some("quay.io/jupyter/scipy-notebook:2026-01-05"));
+        assert_eq!((told.pid1, told.complete, told.sandbox), (Some(4711), true, false));
+        let told = on("containerd", Engine::Containerd, &id(2), scope);
+        assert!(told.sandbox);
+        let told = on("containerd", Engine::Containerd, &id(3), "system.slice/nerdctl-{}.scope");
+        assert_eq!(told.name.as_deref(), Some("lab-nerd"));
+        assert_eq!(value(&told.labels, "team"), Some("blue"));
+        let told = on("containerd", Engine::Containerd, "web", "default/web");
+        assert_eq!((told.name.as_deref(), told.shown_name()), (Some("web"), "web"));
+        let crio = format!("{}5", "d".repeat(63));
+        let told =
+            on("crio", Engine::Crio, &crio, "kubepods.slice/kubepods-pod1.slice/crio-{}.scope");
+        assert_eq!(told.name.as_deref(), Some("hub/jupyter-bert/notebook"));
+        assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
+        assert_eq!((told.pid1, told.complete), (Some(815), true));
+    }
+
+    #[test]
+    fn bare_ids_are_asked_of_every_engine() {
+        let c = |n: u8| format!("{}{n}", "c".repeat(63));
+        let table = [
+            ("docker", "notebooks", DOCKER.to_string(), Some(Engine::Docker)),
+            ("docker", "notebooks", c(1), None),
+            ("podman", "jobs", PODMAN.to_string(), Some(Engine::Podman)),
+            ("containerd", "x", c(3), Some(Engine::Containerd)),
+            ("containerd", "notebooks", c(4), Some(Engine::Docker)),
+            ("containerd", "default", "web".into(), Some(Engine::Containerd)),
+            ("containerd", "other", "web".into(), None),
+            ("containerd", "..", "web".into(), None),
+            ("containerd", "default", "..".into(), None),
+        ];
+        for (root, parent, id, expected) in table {
+            let sources = Sources::find(&fixture(root), None);
+            assert_eq!(sources.knows(parent, &id), expected, "{root} {parent}/{id}");
+        }
+    }
+
+    #[test]
+    fn the_socket_answers_where_the_file_does_not() {
+        let world = World::new("socket");
+        fs::create_dir_all(world.0.join("run")).unwrap();
+        let listener = UnixListener::bind(world.0.join("run/docker.sock")).unwrap();
+        let reply = fs::read(fixture("docker").path("/reply.http")).unwrap();
+        let engine = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 256];
+            let n = stream.read(&mut request).unwrap();
+            stream.write_all(&reply).unwrap();
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let told = world.describe(&group(Engine::Docker, DOCKER, "docker/{}"));
+        assert_eq!((told.name.as_deref(), told.unknown.clone()), (Some("lab-anna"), None));
+        assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
+        assert!(engine.join().unwrap().starts_with(&format!("GET /containers/{DOCKER}/json ")));
+    }
+
+    #[test]
+    fn what_is_broken_or_hostile_leaves_the_name_unknown() {
+        let world = World::new("hostile");
+        let file = format!("var/lib/docker/containers/{DOCKER}/config.v2.json");
+        world.write(&file, "");
+        let path = world.0.join(&file);
+        let deep = format!("{{\"ID\":{}", "[".repeat(200_000));
+        let other = format!("{{\"ID\":\"{}\",\"Name\":\"/x\"}}", "e".repeat(64));
+        let texts: [(&[u8], &str); 6] = [
+            (b"", "EOF"),
+            (b"{\"ID\"", "EOF"),
+            (b"{\"ID\":\"\xff\"}", "unicode"),
+            (deep.as_bytes(), "expected a string"),
+            (other.as_bytes(), "another container"),
+            (&vec![b' '; (1 << 20) + 1], "longer than 1048576 bytes"),
+        ];
+        let look = |expected: &str| {
+            let started = Instant::now();
+            let told = world.describe(&group(Engine::Docker, DOCKER, "docker/{}"));
+            assert!(started.elapsed() < Duration::from_secs(2));
+            let why = told.unknown.as_ref().unwrap().to_string();
+            assert!(why.contains(expected) && why.contains("config.v2.json"), "{why}");
+            assert_eq!((told.name.as_deref(), told.shown_name()), (None, "5baba5339d9d"));
+            assert!(!told.complete);
+        };
+        for (text, expected) in texts {
+            fs::write(&path, text).unwrap();
+            look(expected);
+        }
+        fs::remove_file(&path).unwrap();
+        look("is not there");
+        symlink("/etc/shadow", &path).unwrap();
+        look("is a link");
+        fs::remove_file(&path).unwrap();
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        look("is not a regular file");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        look("is not a regular file");
+    }
+
+    #[test]
+    fn a_name_with_control_characters_is_shown_harmless() {
+        let world = World::new("control");
+        let file = format!("var/lib/docker/containers/{DOCKER}/config.v2.json");
+        world.write(&file, format!(r#"{{"ID":"{DOCKER}","Name":"/a\u001b]0;x\u0007\nb"}}"#));
+        let told = world.describe(&group(Engine::Docker, DOCKER, "docker/{}"));
+        assert_eq!(told.shown_name(), r"a\u{1b}]0;x\u{7}\u{a}b");
+    }
+
+    #[test]
+    fn a_rootless_engine_is_read_from_its_users_home_only() {
+        let world = World::new("rootless");
+        let uid = fs::metadata(&world.0).unwrap().uid().max(1);
+        let stranger = uid + 1;
+        world.write("etc/passwd", format!("root:x:0:0::/root:/bin/sh\nbroken\nanna:x:{uid}:9:A,,:/home/anna:/bin/sh\nbert:x:{stranger}:9::/home/anna:\n"));
+        let storage = "home/anna/.local/share/containers/storage/overlay-containers";
+        let list = fs::read(
+            fixture("podman")
+                .path("/var/lib/containers/storage/overlay-containers/containers.json"),
+        );
+        world.write(&format!("{storage}/containers.json"), list.unwrap());
+        world.write(
+            &format!("{storage}/{PODMAN}/userdata/config.json"),
+            "{\"process\":{\"env\":[\"A=1\"]}}",
+        );
+        let docker = format!("home/anna/.local/share/docker/containers/{DOCKER}/config.v2.json");
+        world.write(
+            &docker,
+            format!(
+                r#"{{"ID":"{DOCKER}","Name":"/mine","Config":{{"Image":"i"}},"State":{{"Pid":1}}}}"#
+            ),
+        );
+        // The host's own Docker has the same id: the user made that up.
+        world.write(
+            &format!("var/lib/docker/containers/{PODMAN}/config.v2.json"),
+            format!(r#"{{"ID":"{PODMAN}","Name":"/theirs"}}"#),
+        );
+        let tree = |uid: u32, name: &str| {
+            format!("user.slice/user-{uid}.slice/user@{uid}.service/user.slice/{name}")
+        };
+        let podman = |uid| group(Engine::Podman, PODMAN, &tree(uid, "libpod-{}.scope"));
+        if world.0.metadata().unwrap().uid() != 0 {
+            let told = world.describe(&podman(uid));
+            assert_eq!(told.name.as_deref(), Some("lab-bert"));
+        } else {
+            for path in [&storage.to_string(), &docker] {
+                chown_all(&world.0.join(path), uid);
+            }
+            let told = world.describe(&podman(uid));
+            assert_eq!(told.name.as_deref(), Some("lab-bert"), "{:?}", told.unknown);
+            assert_eq!((value(&told.env, "A"), told.pid1, told.complete), (Some("1"), None, true));
+            let told =
+                world.describe(&group(Engine::Docker, DOCKER, &tree(uid, "docker-{}.scope")));
+            assert_eq!((told.name.as_deref(), told.pid1), (Some("mine"), None));
+        }
+        let told = world.describe(&group(Engine::Docker, PODMAN, &tree(uid, "docker-{}.scope")));
+        assert_eq!(told.name, None, "the host's engines are not asked");
+        let told = world.describe(&podman(stranger));
+        assert_eq!(told.name, None);
+        assert!(told.unknown.unwrap().to_string().contains("does not belong to user"));
+        let told = world.describe(&podman(stranger + 1));
+        assert_eq!(told.unknown, Some(Unknown::NoHome { uid: stranger + 1 }));
+        assert!(told.complete, "asking again would not help");
+    }
+
+    fn chown_all(path: &Path, uid: u32) {
+        std::os::unix::fs::chown(path, Some(uid), None).unwrap();
+        if path.is_dir() {
+            fs::read_dir(path).unwrap().for_each(|entry| chown_all(&entry.unwrap().path(), uid));
+        }
+    }
+
+    #[test]
+    fn a_nested_container_gets_no_name_of_the_hosts() {
+        let roots = fixture("docker");
+        let mut found = group(Engine::Docker, DOCKER, "system.slice/x/docker/{}");
+        found.outer = Some("system.slice/x".into());
+        let told = describe(&roots, &found, &Sources::find(&roots, None));
+        assert_eq!((told.name.as_deref(), told.shown_name()), (None, "5baba5339d9d"));
+        assert_eq!((told.unknown, told.complete), (Some(Unknown::Nested), true));
+    }
+
+    #[test]
+    fn the_data_root_is_the_configured_one_first() {
+        let roots = fixture("docker");
+        let found = Sources::find(&roots, None);
+        assert_eq!(
+            found.docker,
+            [roots.path("/srv/docker"), roots.path("/srv/docker/165536.165536")]
+        );
+        let given = Sources::find(&roots, Some(Path::new("/data/docker")));
+        assert_eq!(given.docker, [roots.path("/data/docker")]);
+        assert_eq!(
+            Sources::find(&fixture("crio"), None).docker,
+            [fixture("crio").path("/var/lib/docker")]
+        );
+        assert_eq!(found.docker_socket, None);
+    }
+}
