@@ -1,0 +1,357 @@
+//! Carries out what the state machines ask for, in the order in which they ask, and feeds the
+//! results back in the same turn.
+
+use std::os::fd::AsRawFd;
+use std::time::SystemTime;
+
+use ::log::debug;
+use mio::Interest;
+
+use super::Reactor;
+use super::decision::keep_pss;
+use super::helper::{Answer, Asker};
+use super::token::For;
+use super::watch::Episode;
+use crate::facts::Events;
+use crate::ids::{EpisodeId, WatchId};
+use crate::policy::decide::{HoldReason, Verdict};
+use crate::policy::episode::{Decision, Effect, Input, Outcome, Step, Wake};
+use crate::report::Timings;
+use crate::sys;
+use crate::units::Bytes;
+
+/// Processes followed while a tripwire is lifted: whoever held the memory is among the largest.
+const FOLLOWED: usize = 16;
+
+impl Reactor {
+    /// Gives a domain's machine an input and carries out everything that follows from it.
+    pub(super) fn drive(&mut self, who: Asker, input: Input) {
+        let now = self.now();
+        // Taken, so that a nested turn (another domain) has a list of its own.
+        let mut queue = std::mem::take(&mut self.effects);
+        queue.clear();
+        if let Some(domain) = self.domain_mut(who) {
+            domain.machine.step(now, input, &mut queue);
+        }
+        let mut next = 0;
+        while let Some(effect) = queue.get(next).copied() {
+            next += 1;
+            let answer = self.carry_out(who, effect);
+            let Some(domain) = self.domain_mut(who) else { break };
+            if let Some(answer) = answer {
+                let now = self.now();
+                if let Some(domain) = self.domain_mut(who) {
+                    domain.machine.step(now, answer, &mut queue);
+                }
+            } else {
+                // Nothing to feed back.
+                let _ = domain;
+            }
+        }
+        queue.clear();
+        self.effects = queue;
+    }
+
+    fn carry_out(&mut self, who: Asker, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Look => return self.look(who).map(Input::Looked),
+            Effect::Identify => self.identify(who),
+            Effect::Tripwire(step) => match who {
+                Some(id) => self.move_tripwire(id, step),
+                None => self.move_host_steps(step),
+            },
+            Effect::Open(wake) => self.open_episode(who, wake),
+            Effect::Rank { last, gate_passed } => {
+                let decision = self.rank(who, last, gate_passed);
+                self.note_decision(who, decision);
+                return Some(Input::Decided(decision));
+            }
+            Effect::Ask => self.ask(who),
+            Effect::Kill { rung } => return self.kill(who, rung),
+            Effect::Sweep => {
+                if let Some(serial) = self.serial(who) {
+                    self.sweep(serial);
+                }
+            }
+            Effect::Report(outcome) => self.report(who, outcome),
+            Effect::Silence => {
+                if let Some(id) = who {
+                    self.stop_listening(id);
+                }
+            }
+            Effect::Unsilence => {
+                if let Some(id) = who {
+                    self.listen(id);
+                }
+            }
+            Effect::Follow => self.follow(who),
+            Effect::Unfollow => self.unfollow(who),
+        }
+        None
+    }
+
+    fn open_episode(&mut self, who: Asker, wake: Wake) {
+        let now = self.now();
+        let oom_kills = match who {
+            Some(id) => self.watch(id).map_or(0, |watch| watch.seen.oom_kill),
+            None => 0,
+        };
+        let episode = Episode {
+            id: EpisodeId::from_random(sys::random::sixteen_bytes()),
+            wake,
+            at: self.woken_at.unwrap_or(now),
+            wall: SystemTime::now(),
+            before: Bytes::ZERO,
+            timings: Timings::default(),
+            signalled: None,
+            serial: None,
+            oom_kills,
+            draft: None,
+            pss: Vec::new(),
+            stalled: matches!(wake, Wake::Psi | Wake::HostPsi),
+        };
+        if let Some(domain) = self.domain_mut(who) {
+            domain.episode = Some(episode);
+        }
+    }
+
+    fn note_decision(&mut self, who: Asker, decision: Decision) {
+        let now = self.now();
+        let Some(episode) = self.domain_mut(who).and_then(|d| d.episode.as_mut()) else { return };
+        if matches!(decision, Decision::Kill | Decision::Hold) {
+            let span = now.since(episode.at);
+            episode.timings.event_to_decision_us = u64::try_from(span.as_micros()).ok();
+        }
+    }
+
+    /// Checks once more and signals. Between the ranking and here no other domain has had a turn.
+    fn kill(&mut self, who: Asker, rung: u8) -> Option<Input> {
+        let signal = {
+            let settings = match who {
+                Some(id) => &self.watch(id)?.settings,
+                None => &self.host.settings,
+            };
+            settings.signals.get(usize::from(rung)).copied().unwrap_or(crate::config::Signal::Kill)
+        };
+        if rung > 0 {
+            let serial = self.serial(who)?;
+            self.escalate(serial, signal);
+            return None;
+        }
+        if !self.is_still_short(who) {
+            self.scratch.verdict = Some(Verdict::Hold(crate::policy::decide::Hold {
+                reason: HoldReason::Relieved,
+                nearest: None,
+                would: None,
+            }));
+            return Some(Input::Decided(Decision::HoldForNow));
+        }
+        let before = self.unreclaimable(who);
+        let serial = self.signal_tree(who, signal)?;
+        let now = self.now();
+        let draft = self.draft(who);
+        let episode = self.domain_mut(who)?.episode.as_mut()?;
+        let begun = self.endings.get(serial).map_or(now, |ending| ending.job.begun);
+        let _ = begun;
+        let episode_at = episode_at(self, who)?;
+        let signalled = self.signalled_at.unwrap_or(now);
+        let episode = self.domain_mut(who)?.episode.as_mut()?;
+        episode.serial = Some(serial);
+        episode.signalled = Some(signalled);
+        episode.before = before;
+        let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).ok();
+        episode.timings.event_to_signal_us = micros(signalled.since(episode_at));
+        episode.timings.decision_to_signal_us = episode
+            .timings
+            .event_to_signal_us
+            .zip(episode.timings.event_to_decision_us)
+            .map(|(signal, decision)| signal.saturating_sub(decision));
+        episode.draft = draft;
+        self.remember_ended(who);
+        // Everybody was gone already, or refused: nobody's exit will come.
+        let all_done = self.endings.get(serial).is_some_and(|e| e.job.main_is_dead());
+        if all_done { Some(Input::Dead { trackers_left: false }) } else { None }
+    }
+
+    /// The re-check, in microseconds: usage and statistics of now against the gate of before.
+    fn is_still_short(&mut self, who: Asker) -> bool {
+        let Some((gate, _)) = self.scratch.gate else { return false };
+        if !gate.is_passed() {
+            // `notebook_max`: it is the notebook that is too big, not the sum.
+            return true;
+        }
+        let Some(measure) = gate.measure().copied() else { return false };
+        match who {
+            None => self.read_host().is_some_and(|_| self.host_is_short()),
+            Some(id) => {
+                let slot = id.slot as usize;
+                let Some(mut figures) = self.scratch.figures else { return false };
+                let Some(watch) = self.watches[slot].as_ref() else { return false };
+                let counted_before = figures.unreclaimable();
+                if watch.group.refresh(&mut figures, &mut self.buffer).is_err() {
+                    return false;
+                }
+                // The gate counted more than this only by swap or by the sum of the workloads;
+                // what fell since then is taken off that.
+                let fell = counted_before.less(figures.unreclaimable());
+                measure.counted.less(fell) >= measure.mark
+            }
+        }
+    }
+
+    pub(super) fn unreclaimable(&mut self, who: Asker) -> Bytes {
+        match who {
+            Some(id) => {
+                let slot = id.slot as usize;
+                let Some(watch) = self.watches[slot].as_ref() else { return Bytes::ZERO };
+                match watch.group.figures(&mut self.buffer) {
+                    Ok(figures) => super::tripwire::with_swap(figures.unreclaimable(), &figures),
+                    Err(_) => Bytes::ZERO,
+                }
+            }
+            None => {
+                self.read_host();
+                let host = &self.host.memory;
+                host.total.less(host.available).plus(host.swap_total.less(host.swap_free))
+            }
+        }
+    }
+
+    pub(super) fn serial(&self, who: Asker) -> Option<u32> {
+        self.domain(who)?.episode.as_ref()?.serial
+    }
+
+    /// While the tripwire is lifted the exit of whoever held the memory is worth a look.
+    fn follow(&mut self, who: Asker) {
+        if self.scratch.of != Some(who) {
+            self.scan(who);
+        }
+        let mut order: Vec<u32> = (0..).take(self.scratch.procs.len()).collect();
+        let procs = &self.scratch.procs;
+        order.sort_by_key(|i| std::cmp::Reverse(procs[*i as usize].rss));
+        let mut followed = Vec::new();
+        for index in order.into_iter().take(FOLLOWED) {
+            let key = procs[index as usize].key;
+            let Ok(fd) = sys::pidfd::open(key.pid) else { continue };
+            if self.register(fd.as_raw_fd(), For::Followed(who), Interest::READABLE).is_ok() {
+                followed.push(fd);
+            }
+        }
+        if let Some(domain) = self.domain_mut(who) {
+            domain.followed = followed;
+        }
+        if who.is_none() {
+            self.move_host_steps(Step::Lifted);
+        }
+    }
+
+    fn unfollow(&mut self, who: Asker) {
+        let Some(domain) = self.domain_mut(who) else { return };
+        for fd in std::mem::take(&mut domain.followed) {
+            self.deregister(fd.as_raw_fd());
+        }
+    }
+
+    pub(super) fn on_followed(&mut self, who: Asker) {
+        // Edge-triggered: each exit comes once; the dead one's descriptor goes with the rest.
+        self.drive(who, Input::FollowedExited);
+    }
+
+    /// `memory.events` of a watch changed: what rose says what happened.
+    pub(super) fn on_memory_events(&mut self, id: WatchId) {
+        let slot = id.slot as usize;
+        let Some(watch) = self.watch(id) else { return };
+        let seen = watch.seen;
+        let events = match watch.group.events(&mut self.buffer) {
+            Ok(events) => events,
+            Err(error) if error.is_gone() => return self.remove(id, "it is gone"),
+            Err(error) => return debug!("{error}, skipped"),
+        };
+        let Some(watch) = self.watches[slot].as_ref() else { return };
+        let unlimited = watch.unlimited && watch.high.ours.is_some();
+        let is_idle = watch.domain.machine.deadline().is_none();
+        if unlimited {
+            if let Some(watch) = self.watches[slot].as_mut() {
+                watch.seen = events;
+            }
+            self.note_oom_kills(id, seen, events);
+            if events.high > seen.high {
+                self.step_host(Some(slot));
+            }
+            return;
+        }
+        if events.high > seen.high {
+            self.drive(Some(id), Input::Wake(Wake::High));
+        } else if events.max > seen.max {
+            self.drive(Some(id), Input::Wake(Wake::Max));
+        } else if events.oom_kill > seen.oom_kill {
+            if let Some(watch) = self.watch_mut(id) {
+                watch.seen = events;
+            }
+            self.note_oom_kills(id, seen, events);
+            if is_idle {
+                self.drive(Some(id), Input::Wake(Wake::Asked));
+            }
+        }
+    }
+
+    fn note_oom_kills(&mut self, id: WatchId, seen: Events, events: Events) {
+        let count = events.oom_kill.saturating_sub(seen.oom_kill);
+        if count > 0 {
+            self.on_kernel_oom(id, count);
+        }
+    }
+
+    /// A v1 threshold was crossed, upwards or downwards.
+    pub(super) fn on_v1(&mut self, id: WatchId) {
+        let Some(watch) = self.watch(id) else { return };
+        for fd in &watch.v1_events {
+            let mut count = [0u8; 8];
+            let _ = nix::unistd::read(fd, &mut count);
+        }
+        self.drive(Some(id), Input::Wake(Wake::V1Threshold));
+    }
+
+    /// The helper's answers.
+    pub(super) fn on_answers(&mut self) {
+        while let Some(answer) = self.helper.answer() {
+            match answer {
+                Answer::Identified { asker, read } => {
+                    if let Some(domain) = self.domain_mut(asker) {
+                        for identity in read {
+                            domain.identities.insert(identity);
+                        }
+                    }
+                    self.drive(asker, Input::Answered);
+                }
+                Answer::Pss { asker, pss } => {
+                    let episode = self.domain_mut(asker).and_then(|d| d.episode.as_mut());
+                    if let Some(episode) = episode {
+                        keep_pss(&mut episode.pss, pss);
+                    }
+                    self.drive(asker, Input::Answered);
+                }
+                Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
+                Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
+                Answer::Frozen { serial } => self.on_frozen(serial),
+                Answer::Described { watch, container } => self.on_described(watch, *container),
+            }
+        }
+    }
+
+    fn report(&mut self, who: Asker, outcome: Outcome) {
+        self.write_record(who, outcome);
+        if outcome == Outcome::NotDead
+            && let Some(serial) = self.serial(who)
+        {
+            self.give_up(serial);
+        }
+        if let Some(domain) = self.domain_mut(who) {
+            domain.episode = None;
+        }
+    }
+}
+
+fn episode_at(reactor: &Reactor, who: Asker) -> Option<crate::units::Moment> {
+    Some(reactor.domain(who)?.episode.as_ref()?.at)
+}

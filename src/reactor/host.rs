@@ -1,0 +1,251 @@
+//! The host as a domain: containers without a limit step their tripwires along as they grow, and
+//! when there is nothing left to give, the episode spans the notebooks of all of them.
+
+use std::os::fd::AsRawFd;
+
+use ::log::{info, warn};
+use mio::Interest;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use super::Reactor;
+use super::token::For;
+use super::watch::Domain;
+use crate::config::{Config, Settings};
+use crate::facts::{HostMemory, Limit};
+use crate::host::memory;
+use crate::policy::decide::{self, Scale};
+use crate::policy::episode::{Input, Looked, Step, Traits, Wake};
+use crate::policy::stepping::{self, Granted, Member};
+use crate::sys::psi::{self, Armed};
+use crate::units::{Bytes, Share};
+
+/// Nearer to nothing than this, waiting risks the kernel's OOM killer.
+const CRITICAL: Share = Share::percent(3);
+
+pub(super) struct Host {
+    pub domain: Domain,
+    pub settings: Settings,
+    pub memory: HostMemory,
+    /// Slots of the containers that are ranked in a host episode.
+    pub members: Vec<u32>,
+    /// Slots of the groups (containers, or a slice in their place) that have stepping tripwires.
+    pub stepping: Vec<u32>,
+    pub psi: Option<Armed>,
+    /// Steps granted so far, for the metrics: each is a wake-up.
+    pub steps: u64,
+    /// Processes that could not be read in scans.
+    pub unreadable: u64,
+    grants: Vec<Member>,
+}
+
+impl Host {
+    pub fn new(config: &Config) -> Host {
+        let settings = host_settings(config);
+        let traits = traits(config, &settings, false);
+        Host {
+            domain: Domain::new(traits, Step::Threshold),
+            settings,
+            memory: HostMemory {
+                total: Bytes::ZERO,
+                available: Bytes::ZERO,
+                swap_total: Bytes::ZERO,
+                swap_free: Bytes::ZERO,
+            },
+            members: Vec::new(),
+            stepping: Vec::new(),
+            psi: None,
+            steps: 0,
+            unreadable: 0,
+            grants: Vec::with_capacity(64),
+        }
+    }
+
+    pub fn total(&self) -> Bytes {
+        self.memory.total
+    }
+}
+
+/// The defaults, with the host's own threshold.
+fn host_settings(config: &Config) -> Settings {
+    Settings {
+        threshold: config.host.threshold,
+        trigger: config.host.trigger,
+        ..config.defaults.clone()
+    }
+}
+
+fn traits(config: &Config, settings: &Settings, psi: bool) -> Traits {
+    Traits {
+        tripwire: config.host.stepping && settings.tripwire && !settings.dry_run,
+        psi,
+        dry_run: settings.dry_run,
+        notebook_max: false,
+        rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
+        grace: settings.grace,
+    }
+}
+
+impl Reactor {
+    /// Arms `/proc/pressure/memory` for what grows outside the containers.
+    pub(super) fn arm_host(&mut self) {
+        self.read_host();
+        let path = self.roots.path("/proc/pressure/memory");
+        let open = || {
+            let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            Ok(open(&path, flags, Mode::empty())?)
+        };
+        match psi::arm(open, self.config.host.trigger) {
+            Ok(armed) => {
+                let fd = armed.fd.as_raw_fd();
+                if let Err(error) = self.register(fd, For::HostPsi, Interest::PRIORITY) {
+                    warn!("/proc/pressure/memory could not be registered: {error}");
+                }
+                self.host.psi = Some(armed);
+            }
+            Err(error) => warn!(
+                "no PSI trigger on /proc/pressure/memory: {error}; `nbguard doctor` says more"
+            ),
+        }
+        let traits = traits(&self.config, &self.host.settings, self.host.psi.is_some());
+        self.host.domain.machine.set_traits(traits);
+    }
+
+    pub(super) fn reload_host(&mut self) {
+        self.host.settings = host_settings(&self.config);
+        let traits = traits(&self.config, &self.host.settings, self.host.psi.is_some());
+        self.host.domain.machine.set_traits(traits);
+        self.step_host(None);
+    }
+
+    pub(super) fn read_host(&mut self) -> Option<HostMemory> {
+        match memory::memory(&self.roots, &mut self.buffer) {
+            Ok(memory) => {
+                self.host.memory = memory;
+                Some(memory)
+            }
+            Err(error) => {
+                warn!("{error}: this look at the host is skipped");
+                None
+            }
+        }
+    }
+
+    /// A container used up its step (`grown`), or who takes part has changed: grant anew, or open
+    /// a host episode when less than a smallest step is left.
+    pub(super) fn step_host(&mut self, grown: Option<usize>) {
+        if !self.host.domain.machine.has_tripwire() || self.host.stepping.is_empty() {
+            return;
+        }
+        if self.host.domain.machine.is_lifted() || self.read_host().is_none() {
+            return;
+        }
+        match self.grant(grown) {
+            Granted::Steps => {
+                if grown.is_some() {
+                    self.host.steps += 1;
+                }
+            }
+            Granted::Exhausted { left } => {
+                if grown.is_some() {
+                    info!("the host has {left} left to give: a host episode opens");
+                    self.drive(None, Input::Wake(Wake::HostStep));
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, grown: Option<usize>) -> Granted {
+        let Reactor { host, watches, buffer, config, .. } = self;
+        host.grants.clear();
+        let mut of = None;
+        for (number, slot) in host.stepping.iter().enumerate() {
+            let watch = watches[*slot as usize].as_ref();
+            let usage = watch.and_then(|w| w.group.usage(buffer).ok()).unwrap_or_default();
+            host.grants.push(Member { usage, high: Bytes::ZERO });
+            if grown == Some(*slot as usize) {
+                of = Some(number);
+            }
+        }
+        let granted = stepping::grant(
+            &host.memory,
+            host.settings.threshold,
+            config.host.smallest_step,
+            &mut host.grants,
+            of,
+        );
+        if granted == Granted::Steps {
+            self.write_grants(of);
+        }
+        granted
+    }
+
+    /// Whoever did not grow first: what they give up is what the grower gets.
+    fn write_grants(&mut self, grown: Option<usize>) {
+        let others = (0..self.host.grants.len()).filter(|number| Some(*number) != grown);
+        let order: Vec<usize> = others.chain(grown).collect();
+        for number in order {
+            let high = self.host.grants[number].high;
+            let slot = self.host.stepping[number] as usize;
+            let Some(watch) = self.watches[slot].as_ref() else { continue };
+            if !watch.settings.tripwire || watch.settings.dry_run {
+                continue;
+            }
+            let id = watch.id;
+            self.set_high(id, Limit::At(Bytes(high.0 / 4096 * 4096)));
+        }
+    }
+
+    /// The host's machine moves its steps: granted, or all of them lifted.
+    pub(super) fn move_host_steps(&mut self, step: Step) {
+        match step {
+            Step::Lifted => {
+                for slot in self.host.stepping.clone() {
+                    let Some(watch) = self.watches[slot as usize].as_ref() else { continue };
+                    let (id, original) = (watch.id, watch.high.original);
+                    if watch.high.ours.is_some() {
+                        self.set_high(id, original);
+                    }
+                }
+            }
+            Step::Warning | Step::Threshold => {
+                if self.read_host().is_some() {
+                    self.grant(None);
+                }
+            }
+            Step::Absent => {}
+        }
+    }
+
+    /// A look at the host: while there is something to give, it is given.
+    pub(super) fn look_at_host(&mut self) -> Looked {
+        let now = self.now();
+        if self.read_host().is_none() {
+            return Looked::default();
+        }
+        let memory = self.host.memory;
+        let gate = decide::host_gate(&memory, &self.host.settings);
+        let scale = Scale { total: memory.total, swap: memory.swap_total };
+        self.scratch.figures = None;
+        self.scratch.gate = Some((gate, scale));
+        self.scratch.of = None;
+        let passed = gate.is_passed();
+        if !passed && self.host.domain.machine.has_tripwire() && !self.host.domain.machine.is_lifted()
+        {
+            self.grant(None);
+        }
+        let _ = now;
+        Looked {
+            passed,
+            // The host has one step: granted, or lifted.
+            below_warning: false,
+            below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
+            critical: memory.available <= memory.total.times(CRITICAL),
+            rose: false,
+        }
+    }
+
+    pub(super) fn host_is_short(&self) -> bool {
+        decide::host_gate(&self.host.memory, &self.host.settings).is_passed()
+    }
+}
