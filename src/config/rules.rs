@@ -119,6 +119,7 @@ changes! {
 ///
 /// `gate = "notebooks"` brings `min_share = 0` with it, unless the same or a later place sets it;
 /// `gate = "usage"` takes that back.
+#[derive(Clone)]
 pub(super) struct Overlay {
     settings: Settings,
     /// What `min_share` would be under `gate = "usage"`.
@@ -177,11 +178,10 @@ impl Config {
     }
 }
 
-/// A warning for this threshold: as far below it as by default (80 % for 90 %).
+/// A warning for this threshold: as far below it as by default (80 % for 90 %), in whole percent.
 pub(super) fn below(threshold: Share) -> Share {
     let default = Settings::default();
-    let scaled = u64::from(threshold.0) * u64::from(default.warning.0);
-    Share(u32::try_from(scaled / u64::from(default.threshold.0)).unwrap_or(threshold.0))
+    Share::percent(threshold.0 * (default.warning.0 / 100) / default.threshold.0)
 }
 
 #[cfg(test)]
