@@ -24,6 +24,12 @@ impl Glob {
         Ok(Glob(pattern.into()))
     }
 
+    /// Without the slashes that some write before a path that is below something.
+    pub(super) fn all_relative(globs: Vec<Glob>) -> Vec<Glob> {
+        let relative = |glob: Glob| Glob::new(glob.0.trim_start_matches('/')).unwrap_or(glob);
+        globs.into_iter().map(relative).collect()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::glob::Glob;
 use super::rules::{Changes, Matches};
 use super::settings::{GuardSettings, HostSettings, Protect, RecordSettings};
 use super::value::{Item, Kind, Outcome, names, put};
@@ -170,8 +171,10 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Globs,
         default: "[]",
         doc: "Cgroups that are never looked at, by their path below /sys/fs/cgroup, for example \
-              \"/kubepods.slice/*\".",
-        set: Set::Guard(|guard, item| put(&mut guard.skip_cgroups, item.globs())),
+              \"kubepods.slice/*\". A pattern without a slash also matches the last part alone.",
+        set: Set::Guard(|guard, item| {
+            put(&mut guard.skip_cgroups, item.globs().map(Glob::all_relative))
+        }),
     },
     Key {
         name: "ignore_label",

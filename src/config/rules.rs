@@ -169,6 +169,19 @@ impl Config {
         settings
     }
 
+    /// `--dry-run`: nothing in the files may take it back.
+    pub fn force_dry_run(&mut self, force: bool) {
+        if force {
+            self.defaults.dry_run = true;
+            self.rules.iter_mut().for_each(|rule| rule.changes.dry_run = None);
+        }
+    }
+
+    /// What belongs to no container of its own (the host) goes by the defaults.
+    pub fn host_is_dry_run(&self) -> bool {
+        self.defaults.dry_run
+    }
+
     pub(super) fn with_rules(&self, facts: &ContainerFacts) -> Settings {
         let mut overlay = Overlay::on(self.defaults.clone());
         for rule in self.rules.iter().filter(|rule| rule.matches.container(facts)) {
@@ -242,6 +255,19 @@ mod tests {
         assert_eq!((of("lab-1").dry_run, of("lab-1").threshold), (false, Share::percent(95)));
         assert!(of("lab-2").dry_run);
         assert_eq!(of("db"), Settings::default());
+    }
+
+    #[test]
+    fn a_forced_dry_run_holds_against_every_rule() {
+        let mut config = Config {
+            rules: vec![named("*", Changes { dry_run: Some(false), ..Changes::default() })],
+            ..Config::default()
+        };
+        config.force_dry_run(false);
+        assert!(!config.settings_for(&ContainerFacts::default()).dry_run);
+        config.force_dry_run(true);
+        assert!(config.settings_for(&ContainerFacts::default()).dry_run);
+        assert!(config.host_is_dry_run());
     }
 
     #[test]

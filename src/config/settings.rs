@@ -20,7 +20,7 @@ pub struct GuardSettings {
     /// Where the original values of `memory.high` are kept over restarts.
     pub state_dir: PathBuf,
     pub log: LevelFilter,
-    /// Cgroups never watched, by path below the hierarchy's root.
+    /// Cgroups never watched, by path below the hierarchy's root, without a leading slash.
     pub skip_cgroups: Vec<Glob>,
     /// The label of a container that is not to be watched; `None`: no label does that.
     pub ignore_label: Option<String>,
