@@ -1,9 +1,68 @@
 //! What can be configured, as values that were checked when they were built.
 //! Pure: reading and explaining a file is `config::read`.
 
+use log::LevelFilter;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::units::{Bytes, Share, Trigger};
+use super::glob::Glob;
+use crate::units::{Bytes, Share, StallKind, Trigger};
+
+/// The daemon itself.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GuardSettings {
+    /// Keep the daemon in memory (mlockall).
+    pub lock_memory: bool,
+    /// Docker's data directory; `None`: as `/etc/docker/daemon.json` says, else `/var/lib/docker`.
+    pub docker_root: Option<PathBuf>,
+    /// Where Docker is asked when its files do not answer; `None`: never.
+    pub docker_socket: Option<PathBuf>,
+    /// Where the original values of `memory.high` are kept over restarts.
+    pub state_dir: PathBuf,
+    pub log: LevelFilter,
+    /// Cgroups never watched, by path below the hierarchy's root, without a leading slash.
+    pub skip_cgroups: Vec<Glob>,
+    /// The label of a container that is not to be watched; `None`: no label does that.
+    pub ignore_label: Option<String>,
+}
+
+/// Containers without a limit: their total is the host's memory.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HostSettings {
+    /// The share of the host's memory that may be used.
+    pub threshold: Share,
+    /// Stepping tripwires; `false`: PSI alone.
+    pub stepping: bool,
+    /// A share of the host's memory; less is not granted, an episode opens instead.
+    pub smallest_step: Share,
+    /// On `/proc/pressure/memory`.
+    pub trigger: Trigger,
+}
+
+/// The file of incidents.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RecordSettings {
+    pub path: PathBuf,
+    /// The file is rotated before it grows over this.
+    pub max_size: Bytes,
+    /// How many rotated files stay beside it.
+    pub keep: u32,
+}
+
+/// What is never ended, whatever a rule says.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Protect {
+    /// By name or id.
+    pub containers: Vec<Glob>,
+    /// By path or kernel id.
+    pub notebooks: Vec<Glob>,
+    /// As the host sees them.
+    pub users: Vec<u32>,
+    /// The container's label that protects it or some of its notebooks; `None`: none does.
+    pub label: Option<String>,
+    /// The container's environment variable that does.
+    pub env: Option<String>,
+}
 
 /// How one container is guarded: the defaults, with the rules that match it laid over them.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +92,10 @@ pub struct Settings {
     pub ignore: bool,
     /// Whole container protected: watched and reported, nothing in it is ever ended.
     pub protect: bool,
+    /// After a notebook was ended: how long until the same one may be ended again.
+    pub backoff: Duration,
+    /// Where the doubling of `backoff` stops.
+    pub backoff_max: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,13 +145,12 @@ impl Amount {
 }
 
 impl Default for Settings {
-    /// `conf/nbguard.toml` shows the same values; `tests/it/config.rs` compares them.
+    /// `conf/nbguard.toml` shows the same values; a test of `config::keys` compares them.
     fn default() -> Settings {
         Settings {
             warning: Share::percent(80),
             threshold: Share::percent(90),
-            trigger: Trigger::new(crate::units::StallKind::Some, 150_000, 1_000_000)
-                .expect("150 ms within 1 s is within the kernel's bounds"),
+            trigger: default_trigger(),
             policy: Policy::Largest,
             gate: Gate::Usage,
             min_share: Share::percent(10),
@@ -100,6 +162,60 @@ impl Default for Settings {
             dry_run: false,
             ignore: false,
             protect: false,
+            backoff: Duration::from_secs(15),
+            backoff_max: Duration::from_secs(300),
         }
     }
+}
+
+impl Default for GuardSettings {
+    fn default() -> GuardSettings {
+        GuardSettings {
+            lock_memory: true,
+            docker_root: None,
+            docker_socket: Some(PathBuf::from("/run/docker.sock")),
+            state_dir: PathBuf::from("/run/nbguard"),
+            log: LevelFilter::Info,
+            skip_cgroups: Vec::new(),
+            ignore_label: Some("nbguard.ignore".to_owned()),
+        }
+    }
+}
+
+impl Default for HostSettings {
+    fn default() -> HostSettings {
+        HostSettings {
+            threshold: Share::percent(90),
+            stepping: true,
+            smallest_step: Share::percent(1),
+            trigger: default_trigger(),
+        }
+    }
+}
+
+impl Default for RecordSettings {
+    fn default() -> RecordSettings {
+        RecordSettings {
+            path: PathBuf::from("/var/lib/nbguard/incidents.jsonl"),
+            max_size: Bytes::mib(16),
+            keep: 4,
+        }
+    }
+}
+
+impl Default for Protect {
+    fn default() -> Protect {
+        Protect {
+            containers: Vec::new(),
+            notebooks: Vec::new(),
+            users: Vec::new(),
+            label: Some("nbguard.protect".to_owned()),
+            env: Some("NBGUARD_PROTECT".to_owned()),
+        }
+    }
+}
+
+fn default_trigger() -> Trigger {
+    Trigger::new(StallKind::Some, 150_000, 1_000_000)
+        .expect("150 ms within 1 s is within the kernel's bounds")
 }

@@ -2,6 +2,7 @@
 //! Reads and returns; never logs, never changes anything but through [`group::Group::write`].
 
 pub mod beneath;
+pub mod conf;
 pub mod container;
 pub mod cross;
 pub mod discover;

@@ -1,0 +1,145 @@
+//! What is wrong although every value for itself is right: values that contradict each other, and
+//! values without effect. Pure.
+
+use std::collections::HashSet;
+
+use super::error::{Fault, Severity};
+use super::keys::Section;
+use super::quantity::{duration_text, share_text};
+use super::read::{Place, Places};
+use super::rules::{Overlay, below};
+use super::{Config, Settings, Signal};
+
+/// Something wrong, and where.
+pub(super) struct Finding {
+    pub severity: Severity,
+    pub place: Place,
+    pub path: String,
+    pub fault: Fault,
+}
+
+/// Everything. `failed` names the keys whose value could not be read somewhere: nothing is said
+/// about those.
+pub(super) fn all(
+    config: &Config,
+    places: &Places,
+    rule_places: &[(String, Places)],
+    failed: &HashSet<&'static str>,
+) -> Vec<Finding> {
+    let only_kill = |signals: &[Signal]| signals == [Signal::Kill];
+    let grace_matters = failed.contains("signals")
+        || !only_kill(&config.defaults.signals)
+        || config.rules.iter().any(|rule| rule.changes.signals.is_some());
+    let default = Table {
+        section: Section::Default,
+        path: "default",
+        settings: config.defaults.clone(),
+        places,
+        failed,
+        grace_matters,
+    };
+    let mut findings = default.findings();
+    for (rule, (path, places)) in config.rules.iter().zip(rule_places) {
+        let mut overlay = Overlay::on(config.defaults.clone());
+        overlay.lay(&rule.changes);
+        let settings = overlay.finish();
+        let table = Table { section: Section::Rule, path, settings, places, ..default };
+        findings.extend(table.findings());
+    }
+    findings.extend(protects_everything(config, places));
+    findings
+}
+
+/// One place that sets keys, and what holds then.
+struct Table<'a> {
+    section: Section,
+    path: &'a str,
+    settings: Settings,
+    places: &'a Places,
+    failed: &'a HashSet<&'static str>,
+    grace_matters: bool,
+}
+
+impl Table<'_> {
+    fn findings(&self) -> Vec<Finding> {
+        [self.warning_below_threshold(), self.backoff_below_its_end(), self.grace_without_effect()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn warning_below_threshold(&self) -> Option<Finding> {
+        let Settings { warning, threshold, .. } = self.settings;
+        if warning < threshold {
+            return None;
+        }
+        let message = format!(
+            "`warning` ({}) must be below `threshold` ({})",
+            share_text(warning),
+            share_text(threshold)
+        );
+        let hint = match self.place("warning") {
+            Some(_) => "the guard has to look before the threshold is reached".to_owned(),
+            None => format!("set `warning` too, for example to {:?}", share_text(below(threshold))),
+        };
+        self.contradiction(["warning", "threshold"], message, hint)
+    }
+
+    fn backoff_below_its_end(&self) -> Option<Finding> {
+        let Settings { backoff, backoff_max, .. } = self.settings;
+        if backoff <= backoff_max {
+            return None;
+        }
+        let (backoff, end) = (duration_text(backoff), duration_text(backoff_max));
+        let message = format!("`backoff` ({backoff}) must not be above `backoff_max` ({end})");
+        let hint = format!("the same value, {backoff:?} for both, turns the doubling off");
+        self.contradiction(["backoff", "backoff_max"], message, hint)
+    }
+
+    fn grace_without_effect(&self) -> Option<Finding> {
+        let is_default = self.settings.grace == Settings::default().grace;
+        let place = self.place("grace").filter(|_| !self.grace_matters && !is_default)?;
+        let fault =
+            Fault::new(place.span.clone(), "`grace` has no effect: KILL is the only signal")
+                .hint("signals = [\"TERM\", \"KILL\"] would use it");
+        let path = format!("{}.grace", self.path);
+        Some(Finding { severity: Severity::Warning, place: place.clone(), path, fault })
+    }
+
+    /// An error where the later of the two is set; none if neither is set here.
+    fn contradiction(
+        &self,
+        keys: [&'static str; 2],
+        message: String,
+        hint: String,
+    ) -> Option<Finding> {
+        if keys.iter().any(|key| self.failed.contains(key)) {
+            return None;
+        }
+        let set = keys.iter().filter_map(|key| Some((self.place(key)?, key)));
+        let (place, key) = set.max_by_key(|(place, _)| (place.file, place.span.start))?;
+        let fault = Fault::new(place.span.clone(), message).hint(hint);
+        let path = format!("{}.{key}", self.path);
+        Some(Finding { severity: Severity::Error, place: place.clone(), path, fault })
+    }
+
+    fn place(&self, key: &'static str) -> Option<&Place> {
+        self.places.get(&(self.section, key))
+    }
+}
+
+fn protects_everything(config: &Config, places: &Places) -> Vec<Finding> {
+    let lists =
+        [("containers", &config.protect.containers), ("notebooks", &config.protect.notebooks)];
+    let everything = lists.into_iter().filter(|(_, globs)| globs.iter().any(|g| g.is_everything()));
+    everything
+        .filter_map(|(key, _)| {
+            let place = places.get(&(Section::Protect, key))?.clone();
+            let fault =
+                Fault::new(place.span.clone(), "this protects everything: nothing will end")
+                    .hint("to only watch, set dry_run = true in [default]");
+            let path = format!("protect.{key}");
+            Some(Finding { severity: Severity::Warning, place, path, fault })
+        })
+        .collect()
+}
