@@ -50,16 +50,25 @@ impl std::error::Error for ParseError {}
 
 /// A whole slice of decimal digits. `None` for anything else, also for what does not fit.
 pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
+    /// So many digits always fit: u64::MAX has twenty.
+    const FIT: usize = 19;
     if text.is_empty() {
         return None;
     }
-    text.iter().try_fold(0u64, |number, byte| {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let (sure, rest) = text.split_at(text.len().min(FIT));
+    let mut number = 0u64;
+    for byte in sure {
+        number = number * 10 + digit(*byte)?;
+    }
+    for byte in rest {
+        number = number.checked_mul(10)?.checked_add(digit(*byte)?)?;
+    }
+    Some(number)
+}
+
+fn digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(u64::from(digit))
 }
 
 /// Lines with their numbers from one; the last newline does not make an empty line.
@@ -94,7 +103,18 @@ mod tests {
     fn decimal_takes_digits_only() {
         assert_eq!(decimal(b"0"), Some(0));
         assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
-        for bad in [&b""[..], b"-1", b"+1", b" 1", b"1 ", b"0x1", b"18446744073709551616"] {
+        assert_eq!(decimal(b"00000000000000000000018446744073709551615"), Some(u64::MAX));
+        for bad in [
+            &b""[..],
+            b"-1",
+            b"+1",
+            b" 1",
+            b"1 ",
+            b"0x1",
+            b"18446744073709551616",
+            b"184467440737095516150",
+            b"1844674407370955161x",
+        ] {
             assert_eq!(decimal(bad), None, "{bad:?}");
         }
     }

@@ -25,37 +25,39 @@ pub struct StatLine {
     pub rss_pages: u64,
 }
 
+/// The longest name between the brackets: a kernel worker's (64 with its NUL, fs/proc/array.c,
+/// `proc_task_name`); a process has 15. After it come only digits, spaces and signs.
+const NAME_MAX: usize = 64;
+
 /// Parses `stat` from the **last** `)`: the name in front of it may hold spaces, newlines and
-/// brackets, and nothing after it can hold a bracket.
+/// brackets, and nothing after it can hold a bracket. One pass, since this is done for every
+/// process between an event and a signal.
 ///
 /// # Errors
 /// When a field is missing or not a number.
 pub fn stat(text: &[u8]) -> Result<StatLine, ParseError> {
     let bad = |expected| ParseError::at("stat", 1, expected);
     let open = text.iter().position(|b| *b == b'(').ok_or(bad("("))?;
-    let close = text.iter().rposition(|b| *b == b')').ok_or(bad(")"))?;
-    let comm = text.get(open + 1..close).ok_or(bad("( before )"))?;
+    let name = &text[open + 1..text.len().min(open + 1 + NAME_MAX)];
+    let close = name.iter().rposition(|b| *b == b')').ok_or(bad(")"))?;
     let pid = decimal(text[..open].trim_ascii_end()).ok_or(bad("a pid"))?;
-    let rest = text[close + 1..].strip_prefix(b" ").ok_or(bad("a state"))?;
-    let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
-    let mut fields = rest.split(|b| *b == b' ');
-    // Field numbers of the manual page, counted from the state (3).
-    let state = match fields.next() {
-        Some([state]) => *state,
-        _ => return Err(bad("a state of one letter")),
+    let [b' ', state, rest @ ..] = &text[open + 1 + close + 1..] else {
+        return Err(bad("a state"));
     };
-    let ppid = id(fields.next()).ok_or(bad("ppid"))?;
-    let pgrp = id(fields.next()).ok_or(bad("pgrp"))?;
-    let sid = id(fields.next()).ok_or(bad("session"))?;
-    let utime = nth(&mut fields, 14 - 7).ok_or(bad("utime"))?;
-    let stime = nth(&mut fields, 0).ok_or(bad("stime"))?;
-    let threads = nth(&mut fields, 20 - 16).ok_or(bad("num_threads"))?;
-    let start = nth(&mut fields, 22 - 21).ok_or(bad("starttime"))?;
-    let rss_pages = nth(&mut fields, 24 - 23).ok_or(bad("rss"))?;
+    let mut fields = Fields { rest };
+    let ppid = fields.id().ok_or(bad("ppid"))?;
+    let pgrp = fields.id().ok_or(bad("pgrp"))?;
+    let sid = fields.id().ok_or(bad("session"))?;
+    // tty_nr to cmajflt, by the numbers of the manual page.
+    let utime = fields.skip(14 - 7).number().ok_or(bad("utime"))?;
+    let stime = fields.number().ok_or(bad("stime"))?;
+    let threads = fields.skip(20 - 16).number().ok_or(bad("num_threads"))?;
+    let start = fields.skip(22 - 21).number().ok_or(bad("starttime"))?;
+    let rss_pages = fields.skip(24 - 23).number().ok_or(bad("rss"))?;
     Ok(StatLine {
         pid: u32::try_from(pid).map_err(|_| bad("a pid"))?,
-        comm: Comm::new(comm),
-        state,
+        comm: Comm::new(&name[..close]),
+        state: *state,
         ppid,
         pgrp,
         sid,
@@ -67,17 +69,37 @@ pub fn stat(text: &[u8]) -> Result<StatLine, ParseError> {
     })
 }
 
-fn nth<'a>(fields: &mut impl Iterator<Item = &'a [u8]>, skip: usize) -> Option<u64> {
-    fields.nth(skip).and_then(decimal)
+/// What is left of a line of numbers: each stands behind one space.
+struct Fields<'a> {
+    rest: &'a [u8],
 }
 
-/// A pid; a process that is just being reaped has `-1` there (fs/proc/array.c, `do_task_stat`).
-fn id(field: Option<&[u8]>) -> Option<u32> {
-    let field = field?;
-    if field == b"-1" {
-        return Some(0);
+impl Fields<'_> {
+    fn skip(&mut self, fields: usize) -> &mut Self {
+        for _ in 0..fields {
+            let text = self.rest.get(1..).unwrap_or_default();
+            let end = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
+            self.rest = &text[end..];
+        }
+        self
     }
-    decimal(field).and_then(|id| u32::try_from(id).ok())
+
+    fn number(&mut self) -> Option<u64> {
+        let [b' ', text @ ..] = self.rest else { return None };
+        let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+        self.rest = &text[end..];
+        decimal(&text[..end])
+    }
+
+    /// A pid; a process that is just being reaped has `-1` there (fs/proc/array.c,
+    /// `do_task_stat`).
+    fn id(&mut self) -> Option<u32> {
+        if let [b' ', b'-', b'1', rest @ ..] = self.rest {
+            self.rest = rest;
+            return Some(0);
+        }
+        self.number().and_then(|id| u32::try_from(id).ok())
+    }
 }
 
 /// RssAnon, RssShmem and VmSwap of `status`; `Ok(None)` for a process without memory of its own
