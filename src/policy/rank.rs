@@ -664,10 +664,12 @@ fn slack(anon: Bytes) -> Bytes {
     SLACK.plus(Bytes(anon.0 / SLACK_PART))
 }
 
-/// Holds nothing any more.
+/// Holds nothing any more: a zombie, or one that was gone when it was read (`Absent` is how a
+/// process without memory looks).
 fn is_over(proc: &Proc) -> bool {
+    const OVER: [Why; 2] = [Why::Gone, Why::Absent];
     proc.is_zombie()
-        || proc.memory == Field::Unknown(Why::Gone)
+        || matches!(proc.memory, Field::Unknown(why) if OVER.contains(&why))
         || proc.pss == Field::Unknown(Why::Gone)
 }
 

@@ -308,8 +308,20 @@ impl Forest {
         match id.claim.kernel().map(|kernel| kernel.evidence) {
             Some(Evidence::Name) => true,
             Some(Evidence::Flag) => self.is_launched(procs, ids, i, id),
-            None => false,
+            None => self.is_served(procs, ids, i, id),
         }
+    }
+
+    /// Launched by a notebook server: a kernel in any language, also one that wrote a title over
+    /// its argv before anybody read it. What re-parents to a server that is pid 1 looks the same.
+    fn is_served(&self, procs: &[Proc], ids: &Identities, i: usize, id: &Identity) -> bool {
+        let named = id.marks.as_ref().and_then(|marks| marks.parent);
+        let parent = self.nodes[i].parent;
+        let of_server = || {
+            let parent = ids.get(procs[parent as usize].key);
+            parent.is_some_and(|parent| parent.claim == Claim::Server)
+        };
+        named != Some(1) && self.is_launched(procs, ids, i, id) && of_server()
     }
 
     /// Leads a session of its own, and its parent is the one its mark names: what jupyter_client

@@ -1,1 +1,4 @@
-//! runtime
+//! What recognises workloads on a live host. Reads, never decides: what it read goes to
+//! `policy` as values.
+
+pub mod jupyter;
