@@ -11,6 +11,7 @@ pub mod ids;
 pub mod observe;
 pub mod parse;
 pub mod policy;
+pub mod reactor;
 pub mod report;
 pub mod roots;
 pub mod runtime;

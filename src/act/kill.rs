@@ -85,6 +85,8 @@ pub struct Job {
     /// Pids of all members ever added, sorted: a sweep asks it for each pid it sees.
     pids: Vec<u32>,
     signal: i32,
+    /// How many rungs of the ladder were taken after the first.
+    rung: u8,
     pub begun: Moment,
     pub sweeps: u32,
     pub frozen: bool,
@@ -98,6 +100,7 @@ impl Job {
             members: Vec::with_capacity(members),
             pids: Vec::with_capacity(members),
             signal: libc::SIGKILL,
+            rung: 0,
             begun: Moment(0),
             sweeps: 0,
             frozen: false,
@@ -110,6 +113,7 @@ impl Job {
         self.members.clear();
         self.pids.clear();
         self.signal = signal;
+        self.rung = 0;
         self.begun = now;
         self.sweeps = 0;
         self.frozen = false;
@@ -182,6 +186,7 @@ impl Job {
     /// The next rung of the ladder for all that are left, trackers aside.
     pub fn escalate<S: Signals>(&mut self, signals: &mut S, signal: i32) {
         self.signal = signal;
+        self.rung += 1;
         for member in self.members.iter_mut().filter(|m| m.spare == Spare::No && m.is_left()) {
             member.standing = Standing::Open;
             signal_one(signals, member, signal);
@@ -247,6 +252,15 @@ impl Job {
             self.main_dead_at = Some(now);
         }
         self.main_dead_at
+    }
+
+    /// When the last but the trackers was found dead.
+    pub fn dead_at(&self) -> Option<Moment> {
+        self.main_dead_at
+    }
+
+    pub fn rung(&self) -> u8 {
+        self.rung
     }
 
     pub fn trackers_left(&self) -> bool {

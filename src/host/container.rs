@@ -52,6 +52,22 @@ pub struct Container {
 }
 
 impl Container {
+    /// A container of which nothing is known yet but where it is.
+    pub fn unnamed(found: &Found) -> Container {
+        Container {
+            id: found.id.clone(),
+            engine: found.engine,
+            name: None,
+            image: None,
+            labels: Vec::new(),
+            env: Vec::new(),
+            pid1: None,
+            sandbox: false,
+            complete: false,
+            unknown: None,
+        }
+    }
+
     /// The name, or the short id that Docker shows.
     pub fn shown_name(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| short_id(&self.id))

@@ -174,6 +174,11 @@ impl Group {
         &self.dir
     }
 
+    /// The directory of the memory side, for whoever writes to it.
+    pub fn memory_dir(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
     /// Whether there is a directory that can have pressure files.
     pub fn has_unified(&self) -> bool {
         self.version == Version::V2 || self.unified.is_some()

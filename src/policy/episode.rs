@@ -309,8 +309,12 @@ impl Machine {
         }
     }
 
-    pub fn is_killing(&self) -> bool {
-        matches!(self.state, State::Killing { .. })
+    pub fn is_lifted(&self) -> bool {
+        matches!(self.state, State::Lifted { .. })
+    }
+
+    pub fn has_tripwire(&self) -> bool {
+        self.traits.tripwire
     }
 
     /// The state's name, as `ps` and the metrics show it.

@@ -38,6 +38,12 @@ pub enum Claim {
     Plain,
 }
 
+impl Identity {
+    pub fn is_tracker(&self) -> bool {
+        self.claim == Claim::Tracker
+    }
+}
+
 impl Claim {
     pub fn kernel(&self) -> Option<&Kernel> {
         match self {
@@ -110,6 +116,13 @@ pub enum Wanted {
 impl Identities {
     pub fn get(&self, key: ProcKey) -> Option<&Identity> {
         self.entries.get(&key).map(|entry| &entry.identity)
+    }
+
+    /// The process that had this pid when it was last read: for telling of the dead only, since
+    /// a pid alone identifies nobody.
+    pub fn key_of(&self, pid: u32) -> Option<ProcKey> {
+        let of_pid = self.entries.keys().filter(|key| key.pid == pid);
+        of_pid.copied().max_by_key(|key| key.start)
     }
 
     pub fn len(&self) -> usize {

@@ -708,6 +708,11 @@ impl KillSet {
         self.groups.sort_unstable();
     }
 
+    /// The container of the tree, as the scan numbered it.
+    pub fn container(&self) -> u16 {
+        self.container
+    }
+
     pub fn keys(&self) -> &[ProcKey] {
         &self.keys
     }

@@ -22,6 +22,7 @@ use crate::policy::identity::Wanted as Reading;
 use crate::policy::rank::{GroupMemory, Purpose, Ranking, status_budget};
 use crate::policy::tree::{Context, Forest};
 use crate::roots::{Buffer, Roots};
+use crate::runtime::jupyter;
 use crate::units::{Bytes, Moment, Share};
 
 /// Processes for which there is room from the start: a container has tens.
@@ -97,7 +98,8 @@ impl Reactor {
     fn look_at(&mut self, id: WatchId) -> Option<Looked> {
         let now = self.now();
         let slot = id.slot as usize;
-        let watch = self.watch(id)?;
+        self.watch(id)?;
+        let watch = self.watches[slot].as_ref()?;
         let figures = match watch.group.figures(&mut self.buffer) {
             Ok(figures) => figures,
             Err(error) => {
@@ -179,25 +181,20 @@ impl Reactor {
 
     /// Reads who is in the domain and groups them into workloads.
     pub(super) fn scan(&mut self, who: Asker) {
-        self.slots_of(who);
-        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
-        scratch.pids.clear();
+        self.scan_processes(who);
+        let Reactor { watches, host, scratch, buffer, .. } = self;
         scratch.inits.clear();
         scratch.groups.clear();
-        for (number, slot) in scratch.slots.iter().enumerate() {
-            let Some(watch) = watches[*slot as usize].as_ref() else { continue };
-            let index = u16::try_from(number).unwrap_or(u16::MAX);
-            // One that is gone by now has no processes to rank; its removal comes as an event.
-            let _ = watch.group.pids(index, &mut scratch.pids, buffer);
-            scratch.inits.push(watch.container.pid1);
-            let own = match (who, &scratch.figures) {
-                (Some(id), Some(figures)) if watch.id == id => Some(*figures),
-                _ => watch.group.figures(buffer).ok(),
+        for slot in &scratch.slots {
+            let watch = watches[*slot as usize].as_ref();
+            scratch.inits.push(watch.and_then(|watch| watch.container.pid1));
+            let own = match (watch, who, &scratch.figures) {
+                (Some(watch), Some(id), Some(figures)) if watch.id == id => Some(*figures),
+                (Some(watch), ..) => watch.group.figures(buffer).ok(),
+                (None, ..) => None,
             };
             scratch.groups.push(own.as_ref().map(GroupMemory::from));
         }
-        let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
-        host.unreadable += u64::from(count.denied) + u64::from(count.malformed);
         find_inits(&scratch.procs, &mut scratch.inits);
         let domain = match who {
             Some(id) => match watches[id.slot as usize].as_mut() {
@@ -211,6 +208,22 @@ impl Reactor {
         scratch.forest.remember(&scratch.procs, &mut domain.identities);
         scratch.of = Some(who);
         scratch.verdict = None;
+    }
+
+    /// `stat` of every process in the domain, and nothing else.
+    pub(super) fn scan_processes(&mut self, who: Asker) {
+        self.slots_of(who);
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        scratch.pids.clear();
+        for (number, slot) in scratch.slots.iter().enumerate() {
+            let Some(watch) = watches[*slot as usize].as_ref() else { continue };
+            let index = u16::try_from(number).unwrap_or(u16::MAX);
+            // One that is gone by now has no processes to rank; its removal comes as an event.
+            let _ = watch.group.pids(index, &mut scratch.pids, buffer);
+        }
+        let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
+        host.unreadable += u64::from(count.denied) + u64::from(count.malformed);
+        scratch.of = None;
     }
 
     /// The slots of the containers whose processes a domain ranks.
@@ -264,11 +277,9 @@ impl Reactor {
         };
         scratch.screen.sift(&scratch.forest, &domain.identities, rule);
         let Scratch { ranking, forest, procs, groups, screen, .. } = scratch;
-        let mut at = 0;
-        ranking.begin(forest, procs, groups, budget, |_| {
-            at += 1;
-            screen.competes(at - 1)
-        });
+        // `begin` asks in the order of the forest's workloads.
+        let at = std::cell::Cell::new(0);
+        ranking.begin(forest, procs, groups, budget, |_| screen.competes(at.replace(at.get() + 1)));
         loop {
             let batch = ranking.next_to_read(procs, purpose);
             if batch.is_empty() {
@@ -426,11 +437,12 @@ impl Reactor {
             None => Some(&mut host.domain),
         };
         let Some(domain) = domain else { return };
+        let now = jupyter::boot_ticks();
         for proc in &scratch.procs {
             if domain.identities.wanted(proc) == Reading::No {
                 continue;
             }
-            if let Ok(identity) = crate::runtime::jupyter::identify(roots, proc.key, buffer)
+            if let Ok(identity) = jupyter::identify(roots, proc.key, now, buffer)
                 && !domain.identities.insert(identity)
             {
                 return;
@@ -518,9 +530,4 @@ pub(super) fn keep_pss(into: &mut Vec<(ProcKey, Field<Bytes>)>, pss: Vec<(ProcKe
         into.retain(|(known, _)| *known != key);
         into.push((key, value));
     }
-}
-
-/// How long ago, for messages.
-pub(super) fn ms(span: Duration) -> String {
-    format!("{} ms", span.as_millis())
 }

@@ -31,6 +31,10 @@ enum File {
     Max,
 }
 
+/// When an engine is asked again for what it had not written yet: dockerd writes its file before
+/// it starts the container, Podman and containerd within some ten milliseconds after.
+const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// What the loop keeps for finding containers.
 pub(super) struct Discovery {
     directories: Watches<WatchDescriptor>,
@@ -54,7 +58,7 @@ impl Discovery {
             files: HashMap::new(),
             by_path: HashMap::new(),
             containers: Quota::for_containers(),
-            sources: Sources::new(roots, config.guard.docker_root.as_deref()),
+            sources: sources(roots, config),
             overflows: 0,
             again: None,
         }
@@ -63,6 +67,13 @@ impl Discovery {
     pub fn deadline(&self) -> Option<Moment> {
         self.again
     }
+}
+
+/// Where engines keep what they know, as configured.
+fn sources(roots: &Roots, config: &Config) -> Sources {
+    let mut sources = Sources::find(roots, config.guard.docker_root.as_deref());
+    sources.docker_socket = config.guard.docker_socket.as_deref().map(|path| roots.path(path));
+    sources
 }
 
 fn place(
@@ -203,13 +214,31 @@ impl Reactor {
             debug!("{}: skip_cgroups names it, not watched", found.path.display());
             return;
         }
-        let container =
-            container::describe(&self.roots, &found, &self.discovery.sources);
+        let container = self.describe(&found);
+        self.add_watch(Kind::Container, found, container);
+    }
+
+    /// What the engine's own files say, which takes 0.2 ms. Sockets and users' homes may block,
+    /// so what only they know is asked for on the helper, a little later.
+    fn describe(&mut self, found: &Found) -> Container {
+        let files = Sources {
+            docker_socket: None,
+            podman_socket: None,
+            ..self.discovery.sources.clone()
+        };
+        let mut container = match found.user {
+            None => container::describe(&self.roots, found, &files),
+            Some(_) => Container::unnamed(found),
+        };
+        let asks = container.name.is_none() && found.outer.is_none();
+        if asks {
+            container.complete = false;
+        }
         if !container.complete {
-            let soon = self.now().plus(std::time::Duration::from_millis(500));
+            let soon = self.now().plus(DESCRIBED_AGAIN);
             self.discovery.again.get_or_insert(soon);
         }
-        self.add_watch(Kind::Container, found, container);
+        container
     }
 
     fn add_slice(&mut self, path: &Path) {
@@ -222,7 +251,9 @@ impl Reactor {
             outer: None,
             user: None,
         };
-        let container = Container::of_slice(&name);
+        let mut container = Container::unnamed(&found);
+        container.name = Some(name);
+        container.complete = true;
         self.add_watch(Kind::Slice, found, container);
     }
 
@@ -250,7 +281,7 @@ impl Reactor {
         let facts = facts_of(&container);
         let settings = self.config.settings_for(&facts);
         if settings.ignore {
-            debug!("{}: a rule or label says to ignore it", container.name);
+            debug!("{}: a rule or label says to ignore it", container.shown_name());
             return;
         }
         if !self.discovery.containers.admit(&path) {
@@ -546,7 +577,8 @@ impl Reactor {
             }
             let found = watch.found.clone();
             let id = watch.id;
-            self.helper.ask(Question::Describe { watch: id, found: Box::new(found) });
+            let sources = Box::new(self.discovery.sources.clone());
+            self.helper.ask(Question::Describe { watch: id, found: Box::new(found), sources });
         }
     }
 
@@ -566,6 +598,11 @@ impl Reactor {
             return;
         }
         self.apply_settings(id, settings);
+    }
+
+    /// Engines may have come, or moved their data.
+    pub(super) fn refresh_sources(&mut self) {
+        self.discovery.sources = sources(&self.roots, &self.config);
     }
 
     /// Applies a configuration that was read again; returns how many were armed anew.
@@ -665,20 +702,15 @@ impl Reactor {
 
 fn facts_of(container: &Container) -> ContainerFacts<'_> {
     ContainerFacts {
-        name: &container.name,
-        image: &container.image,
+        id: &container.id,
+        name: container.shown_name(),
+        image: container.image.as_deref().unwrap_or_default(),
         labels: &container.labels,
         env: &container.env,
-        ..ContainerFacts::default()
     }
 }
 
 /// `max` or bytes, as the state file has it.
 fn parse_limit(text: &str) -> Limit {
     text.parse().map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes)))
-}
-
-/// PSI of a look, for the record.
-pub(super) fn has_psi(figures: &Figures) -> bool {
-    matches!(figures.psi, Field::Known(_))
 }

@@ -37,15 +37,11 @@ impl Reactor {
         while let Some(effect) = queue.get(next).copied() {
             next += 1;
             let answer = self.carry_out(who, effect);
+            let now = self.now();
+            // A domain that went away meanwhile has nothing more to ask for.
             let Some(domain) = self.domain_mut(who) else { break };
             if let Some(answer) = answer {
-                let now = self.now();
-                if let Some(domain) = self.domain_mut(who) {
-                    domain.machine.step(now, answer, &mut queue);
-                }
-            } else {
-                // Nothing to feed back.
-                let _ = domain;
+                domain.machine.step(now, answer, &mut queue);
             }
         }
         queue.clear();
@@ -147,20 +143,14 @@ impl Reactor {
             return Some(Input::Decided(Decision::HoldForNow));
         }
         let before = self.unreclaimable(who);
-        let serial = self.signal_tree(who, signal)?;
-        let now = self.now();
+        let (serial, signalled) = self.signal_tree(who, signal)?;
         let draft = self.draft(who);
-        let episode = self.domain_mut(who)?.episode.as_mut()?;
-        let begun = self.endings.get(serial).map_or(now, |ending| ending.job.begun);
-        let _ = begun;
-        let episode_at = episode_at(self, who)?;
-        let signalled = self.signalled_at.unwrap_or(now);
         let episode = self.domain_mut(who)?.episode.as_mut()?;
         episode.serial = Some(serial);
         episode.signalled = Some(signalled);
         episode.before = before;
-        let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).ok();
-        episode.timings.event_to_signal_us = micros(signalled.since(episode_at));
+        let span = signalled.since(episode.at);
+        episode.timings.event_to_signal_us = u64::try_from(span.as_micros()).ok();
         episode.timings.decision_to_signal_us = episode
             .timings
             .event_to_signal_us
@@ -260,7 +250,10 @@ impl Reactor {
     /// `memory.events` of a watch changed: what rose says what happened.
     pub(super) fn on_memory_events(&mut self, id: WatchId) {
         let slot = id.slot as usize;
-        let Some(watch) = self.watch(id) else { return };
+        if self.watch(id).is_none() {
+            return;
+        }
+        let Some(watch) = self.watches[slot].as_ref() else { return };
         let seen = watch.seen;
         let events = match watch.group.events(&mut self.buffer) {
             Ok(events) => events,
@@ -350,8 +343,4 @@ impl Reactor {
             domain.episode = None;
         }
     }
-}
-
-fn episode_at(reactor: &Reactor, who: Asker) -> Option<crate::units::Moment> {
-    Some(reactor.domain(who)?.episode.as_ref()?.at)
 }

@@ -133,8 +133,9 @@ fn number(signal: Signal) -> i32 {
 }
 
 impl Reactor {
-    /// Signals the workload of the verdict. Returns the kill's serial number.
-    pub(super) fn signal_tree(&mut self, who: Asker, signal: Signal) -> Option<u32> {
+    /// Signals the workload of the verdict. Returns the kill's serial number and when the signals
+    /// were out.
+    pub(super) fn signal_tree(&mut self, who: Asker, signal: Signal) -> Option<(u32, Moment)> {
         if !self.fill_targets(who) {
             return None;
         }
@@ -153,6 +154,7 @@ impl Reactor {
         let mut kernel = Kernel { roots: &self.roots, buffer: &mut self.buffer };
         ending.job.add(&mut kernel, &self.scratch.targets);
         // From here on the signals are out; what follows may take its time.
+        let signalled = self.now();
         if let Some(crate::policy::decide::Verdict::Kill(kill)) = &self.scratch.verdict
             && let Some(workload) = self.scratch.forest.workloads().get(kill.workload as usize)
         {
@@ -163,7 +165,7 @@ impl Reactor {
         self.follow_victims(serial, 0);
         self.release(serial);
         self.ask_about_unread(serial);
-        Some(serial)
+        Some((serial, signalled))
     }
 
     /// The next rung for all that are left.
@@ -363,7 +365,7 @@ impl Reactor {
         let Some(watch) = self.watch(id) else { return };
         let inode = watch.group.id().0;
         if let Err(error) = tripwire::write(watch.group.memory_dir(), "cgroup.freeze", "0") {
-            warn!("{:?}: not thawed: {error}", watch.container.name);
+            warn!("{:?}: not thawed: {error}", watch.name());
         }
         let owned = watch.high.ours.is_some();
         match self.state.changed.iter_mut().find(|c| c.inode == inode) {
@@ -414,9 +416,4 @@ impl Reactor {
     pub(super) fn give_up(&mut self, serial: u32) {
         self.finish(serial);
     }
-}
-
-/// How long a kill took so far, for the log.
-pub(super) fn since(job: &Job, now: Moment) -> Duration {
-    now.since(job.begun)
 }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::act::tripwire;
 use crate::facts::{Field, Limit, Why};
+use crate::host::container::{self, Container, Sources};
+use crate::host::discover::Found;
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::identity::Identity;
@@ -33,6 +35,8 @@ pub type Asker = Option<WatchId>;
 pub enum Question {
     Identify { asker: Asker, keys: Vec<ProcKey> },
     Pss { asker: Asker, keys: Vec<ProcKey>, until: Instant },
+    /// What a container is called, where its engine had not written it yet.
+    Describe { watch: WatchId, found: Box<Found>, sources: Box<Sources> },
     /// Whether these small members of a tree that is being ended are trackers.
     Trackers { serial: u32, keys: Vec<ProcKey> },
 }
@@ -54,11 +58,13 @@ pub enum Work {
 /// What comes back.
 #[derive(Debug)]
 pub enum Answer {
-    Identified { asker: Asker, read: Vec<Identity>, failed: Vec<(ProcKey, Why)> },
+    /// Whoever could not be read is not in it.
+    Identified { asker: Asker, read: Vec<Identity> },
     Pss { asker: Asker, pss: Vec<(ProcKey, Field<Bytes>)> },
     Trackers { serial: u32, read: Vec<(ProcKey, bool)> },
     HighSet { watch: WatchId, value: Limit, result: io::Result<()> },
     Frozen { serial: u32 },
+    Described { watch: WatchId, container: Box<Container> },
 }
 
 /// The loop's end.
@@ -123,14 +129,12 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
     while let Ok(question) = questions.recv() {
         match question {
             Question::Identify { asker, keys } => {
-                let (mut read, mut failed) = (Vec::new(), Vec::new());
-                for key in keys {
-                    match jupyter::identify(roots, key, &mut buffer) {
-                        Ok(identity) => read.push(identity),
-                        Err(why) => failed.push((key, why)),
-                    }
-                }
-                reply.give(Answer::Identified { asker, read, failed });
+                let now = jupyter::boot_ticks();
+                let read = keys
+                    .into_iter()
+                    .filter_map(|key| jupyter::identify(roots, key, now, &mut buffer).ok())
+                    .collect();
+                reply.give(Answer::Identified { asker, read });
             }
             Question::Pss { asker, keys, until } => {
                 let mut pss = Vec::with_capacity(keys.len());
@@ -144,11 +148,16 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
                 }
                 reply.give(Answer::Pss { asker, pss });
             }
+            Question::Describe { watch, found, sources } => {
+                let container = Box::new(container::describe(roots, &found, &sources));
+                reply.give(Answer::Described { watch, container });
+            }
             Question::Trackers { serial, keys } => {
+                let now = jupyter::boot_ticks();
                 let read = keys
                     .into_iter()
                     .map(|key| {
-                        let identity = jupyter::identify(roots, key, &mut buffer);
+                        let identity = jupyter::identify(roots, key, now, &mut buffer);
                         (key, identity.is_ok_and(|i| i.is_tracker()))
                     })
                     .collect();

@@ -129,7 +129,12 @@ fn signals() -> SigSet {
 }
 
 fn load(options: &Options) -> Result<Config, Error> {
-    let mut config = crate::host::conf::load(&options.config).map_err(Error::Config)?;
+    let files = crate::host::conf::read_files(&options.config)
+        .map_err(failed("the configuration cannot be read"))?;
+    let (mut config, warnings) = Config::read(&files).map_err(Error::Config)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
     config.force_dry_run(options.dry_run);
     Ok(config)
 }
@@ -165,6 +170,8 @@ struct Reactor {
     began: Instant,
     stopping: bool,
     reload: bool,
+    /// When the events of this turn arrived: an episode begins there, not at its first look.
+    woken_at: Option<Moment>,
 }
 
 impl Reactor {
@@ -183,6 +190,8 @@ impl Reactor {
             error!("{why}; the values found now are taken for the original ones");
             StateFile::default()
         });
+        let mut buffer = Buffer::new();
+        let guard = decision::own_line(&roots, &mut buffer);
         let poll = Poll::new().map_err(failed("epoll"))?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|e| failed("inotify")(e.into()))?;
@@ -204,12 +213,13 @@ impl Reactor {
             began: Instant::now(),
             stopping: false,
             reload: false,
+            woken_at: None,
             tool,
             watches: Vec::new(),
             generations: Vec::new(),
-            scratch: Scratch::new(),
+            scratch: Scratch::new(guard),
             effects: Vec::with_capacity(32),
-            buffer: Buffer::new(),
+            buffer,
             config,
             roots,
             hierarchies,
@@ -278,6 +288,7 @@ impl Reactor {
                     return;
                 }
             }
+            self.woken_at = Some(self.now());
             for event in &events {
                 if let Some(what) = For::of(event.token()) {
                     self.on_event(what, event.is_error());
@@ -404,6 +415,8 @@ impl Reactor {
                     self.writer.reopen(record::log_file(&config));
                 }
                 self.config = config;
+                self.refresh_sources();
+                self.reload_host();
                 let rearmed = self.apply_config();
                 info!("configuration read again: {rearmed} containers armed anew");
             }

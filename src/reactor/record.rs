@@ -13,7 +13,7 @@ use super::Reactor;
 use super::helper::Asker;
 use super::watch::{Kind, Watch};
 use crate::act::kill::{Spare, Standing};
-use crate::config::{Config, Settings};
+use crate::config::{Config, Settings, Words};
 use crate::facts::{Field, Proc};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::observe;
@@ -21,8 +21,6 @@ use crate::observe::file::Log;
 use crate::parse::escape::escape;
 use crate::policy::decide::{HoldReason, Kill, Verdict as Decided, View};
 use crate::policy::episode::{Outcome, Wake};
-use crate::policy::explain;
-use crate::policy::identity::Identities;
 use crate::policy::rank::Ranking;
 use crate::policy::tree::Workload;
 use crate::report::{
@@ -372,13 +370,9 @@ impl Reactor {
         let slot = self.scratch.slots.get(usize::from(workload.container)).copied();
         let watch = slot.and_then(|slot| self.watches[slot as usize].as_ref());
         let Some(watch) = watch else { return };
-        let ids: &Identities = match who {
-            Some(_) => &watch.domain.identities,
+        let ids = match who.and_then(|id| self.watches[id.slot as usize].as_ref()) {
+            Some(watch) => &watch.domain.identities,
             None => &self.host.domain.identities,
-        };
-        let ids = match self.domain(who) {
-            Some(domain) => &domain.identities,
-            None => ids,
         };
         let view = View::of(workload, ids);
         if let Some(name) = view.notebook.or(view.kernel_id) {
@@ -429,7 +423,7 @@ impl Reactor {
         };
         let rungs = usize::from(ending.job.rung()) + 1;
         victim.signals =
-            settings.signals.iter().take(rungs).map(|s| s.name().to_owned()).collect();
+            settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
         victim.signalled = ending.job.signalled();
         victim.trackers_spared = ending.job.trackers();
         victim.sweeps = ending.job.sweeps;
@@ -578,11 +572,6 @@ fn shown(text: &str) -> String {
     escape(text.as_bytes(), TEXT_MAX)
 }
 
-/// What all rows hold, for a sentence.
-pub(super) fn sum(ranking: &Ranking) -> Bytes {
-    ranking.sum().middle()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -596,5 +585,28 @@ mod tests {
         {
             assert_eq!(killed_in(other.as_bytes()), None);
         }
+    }
+}
+
+mod explain {
+    use super::*;
+    use crate::policy::decide::Exclusion;
+    use crate::policy::rank;
+    pub struct Facts<'a> {
+        pub domain: &'a str,
+        pub container: Option<&'a str>,
+        pub total: Bytes,
+        pub usage: Bytes,
+        pub unreclaimable: Bytes,
+        pub threshold: Bytes,
+    }
+    pub fn row(_: &rank::Row, exclusion: Option<Exclusion>, _: Option<u32>) -> String {
+        exclusion.map_or("yes", |e| e.as_str()).to_owned()
+    }
+    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, _: &Facts<'_>) -> String {
+        format!("{} {:?}", kill.why.as_str(), first.and_then(|r| r.notebook.clone()))
+    }
+    pub fn hold(reason: HoldReason, _: Option<&Row>, _: &Facts<'_>) -> String {
+        reason.as_str().to_owned()
     }
 }

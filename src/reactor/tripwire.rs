@@ -197,7 +197,7 @@ impl Reactor {
             }
             return;
         }
-        let name = watch.container.name.clone();
+        let name = watch.name().to_owned();
         if now.since(watch.high.overwritten_since) > OVERWRITES_IN {
             watch.high.overwritten = 0;
             watch.high.overwritten_since = now;
@@ -225,7 +225,7 @@ impl Reactor {
     /// Nobody can agree with us on `memory.high`: PSI alone from here on.
     fn lose_tripwire(&mut self, id: WatchId, why: &str) {
         let Some(watch) = self.watch_mut(id) else { return };
-        warn!("{:?}: {why}: mode psi from now on", watch.container.name);
+        warn!("{:?}: {why}: mode psi from now on", watch.name());
         watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::Events };
         why.clone_into(&mut watch.mode_reason);
         watch.high.ours = None;
@@ -257,7 +257,7 @@ impl Reactor {
             }
             match tripwire::write_high(watch.group.memory_dir(), watch.high.original) {
                 Ok(()) => restored += 1,
-                Err(error) => warn!("{:?}: memory.high: {error}, skipped", watch.container.name),
+                Err(error) => warn!("{:?}: memory.high: {error}, skipped", watch.name()),
             }
             if let Some(unit) = watch.high.unit.clone() {
                 units.push((unit, watch.high.original));
@@ -336,10 +336,6 @@ impl Reactor {
         }
     }
 
-    /// Whether memory is in a v1 hierarchy on this host.
-    pub(super) fn is_v1_host(&self) -> bool {
-        self.hierarchies.mode != HostMode::V2
-    }
 }
 
 /// Usage with swap, as far as swap is known.
@@ -347,13 +343,5 @@ pub(super) fn with_swap(bytes: Bytes, figures: &Figures) -> Bytes {
     match figures.swap {
         Field::Known(swap) => bytes.plus(swap),
         Field::Unknown(_) => bytes,
-    }
-}
-
-/// A slice is told apart in messages.
-pub(super) fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Container => "container",
-        Kind::Slice => "slice",
     }
 }

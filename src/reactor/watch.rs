@@ -16,6 +16,7 @@ use crate::host::group::{Group, Version};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::policy::episode::{Machine, Step, Traits, Wake};
 use crate::policy::identity::Identities;
+use crate::policy::rank::Baseline;
 use crate::report::{Incident, Timings};
 use crate::sys::psi::{self, Armed};
 use crate::units::{Bytes, Moment};
@@ -55,14 +56,14 @@ pub struct Episode {
     /// What could not be reclaimed when the signal went out.
     pub before: Bytes,
     pub timings: Timings,
-    /// Signalled at.
+    /// When the signals were out.
     pub signalled: Option<Moment>,
+    /// The kill that this episode waits for.
+    pub serial: Option<u32>,
     /// `oom_kill` of the domain when it opened.
     pub oom_kills: u64,
     /// The record as far as it is known: written when the tree is dead and measured.
     pub draft: Option<Box<Incident>>,
-    /// The root of the workload that was decided on.
-    pub victim: Option<ProcKey>,
     /// The helper's answers for this episode.
     pub pss: Vec<(ProcKey, Field<Bytes>)>,
     /// PSI fired since it opened.
@@ -76,8 +77,8 @@ pub struct Domain {
     pub episode: Option<Episode>,
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
-    /// Sizes at the warning look, for `growing`.
-    pub warned: Vec<(ProcKey, Bytes)>,
+    /// What everybody held at the warning look: who has grown since is told by it.
+    pub baseline: Option<Baseline>,
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
     /// What the helper was asked for.
@@ -99,7 +100,7 @@ impl Domain {
             identities: Identities::default(),
             episode: None,
             last: None,
-            warned: Vec::new(),
+            baseline: None,
             followed: Vec::new(),
             wanted: Wanted::Nothing,
         }
@@ -171,18 +172,6 @@ impl Watch {
         }
     }
 
-    /// What `memory.high` would have to be reached for an episode: the tripwire itself, or the
-    /// threshold where the file is not ours.
-    pub fn effective_high(&self, figures: &Figures) -> Bytes {
-        match figures.high {
-            Limit::At(high) if self.high.ours.is_some() && high <= self.steps.threshold => {
-                self.steps.threshold
-            }
-            Limit::At(high) if high < self.steps.threshold => high,
-            _ => self.steps.threshold,
-        }
-    }
-
     pub fn is_v1(&self) -> bool {
         self.group.version() == Version::V1
     }
@@ -196,7 +185,7 @@ impl Watch {
     }
 
     pub fn name(&self) -> &str {
-        &self.container.name
+        self.container.shown_name()
     }
 
     pub fn dir(&self) -> PathBuf {
