@@ -37,7 +37,8 @@ pub struct Container {
     pub image: Option<String>,
     /// A copy for the rules: up to 64 pairs of 1.25 KiB, so let go of it once they are applied.
     pub labels: Vec<(String, String)>,
-    /// Likewise.
+    /// The variables that were asked for ([`Sources::variables`]). The others are dropped at once:
+    /// tokens and passwords are among them.
     pub env: Vec<(String, String)>,
     /// The host's pid of the container's first process. It was in the container's group when
     /// this was read.
@@ -110,6 +111,8 @@ pub struct Sources {
     pub storage_run: Vec<PathBuf>,
     /// Directories of containerd's running tasks, one per containerd.
     pub containerd: Vec<PathBuf>,
+    /// Which variables of a container's environment somebody asks for (`protect.env`).
+    pub variables: Vec<String>,
 }
 
 /// containers/storage names its directories after the driver.
@@ -150,7 +153,15 @@ impl Sources {
                 .map(|state| roots.path(state).join("io.containerd.runtime.v2.task"))
                 .filter(|path| path.is_dir())
                 .collect(),
+            variables: Vec::new(),
         }
+    }
+
+    /// Keeps these variables of a container's environment.
+    #[must_use]
+    pub fn asking_for(mut self, variables: impl IntoIterator<Item = String>) -> Sources {
+        self.variables.extend(variables);
+        self
     }
 
     /// Whose container the bare name `id` in the group `parent` is, if anybody's: what
@@ -209,7 +220,7 @@ pub fn describe(roots: &Roots, found: &Found, sources: &Sources) -> Container {
         name: about.name,
         image: about.image,
         labels: about.labels,
-        env: about.env,
+        env: about.env.into_iter().filter(|(key, _)| sources.variables.contains(key)).collect(),
         pid1,
         sandbox: about.sandbox,
     }
@@ -525,7 +536,12 @@ mod tests {
 
     fn on(root: &str, engine: Engine, id: &str, path: &str) -> Container {
         let roots = fixture(root);
-        describe(&roots, &group(engine, id, path), &Sources::find(&roots, None))
+        describe(&roots, &group(engine, id, path), &sources(&roots))
+    }
+
+    fn sources(roots: &Roots) -> Sources {
+        let names = ["NBGUARD_PROTECT", "LANG", "A"].map(String::from);
+        Sources::find(roots, None).asking_for(names)
     }
 
     fn value<'a>(pairs: &'a [(String, String)], key: &str) -> Option<&'a str> {
@@ -551,7 +567,7 @@ mod tests {
 
         fn describe(&self, found: &Found) -> Container {
             let roots = Roots::at(&self.0).unwrap();
-            describe(&roots, found, &Sources::find(&roots, None))
+            describe(&roots, found, &sources(&roots))
         }
     }
 
@@ -567,7 +583,7 @@ mod tests {
         assert_eq!(told.name.as_deref(), Some("lab-anna"));
         assert_eq!(told.image.as_deref(), Some("tiny:1"));
         assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
-        assert_eq!(value(&told.env, "LANG"), Some("C.UTF-8"));
+        assert_eq!(told.env, [("LANG".to_string(), "C.UTF-8".to_string())], "and no token");
         assert_eq!((told.pid1, told.complete, told.unknown), (Some(31357), true, None));
     }
 
