@@ -7,16 +7,15 @@
 //! It may block (a socket for a second, a home on NFS): call it on the helper thread.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use serde::Deserialize;
 
 use crate::host::beneath::{self, Missing, Owner};
 use crate::host::discover::{Engine, Found};
 use crate::host::engine_api;
-use crate::parse::cgroup_path::{is_containerd_id, is_hex_id};
+use crate::host::sources::{DRIVERS, Sources, home_of};
+use crate::parse::cgroup_path::is_hex_id;
 use crate::parse::engine_json::{self, About, JsonError};
 use crate::parse::proc_cgroup;
 use crate::roots::{Buffer, Roots};
@@ -25,9 +24,6 @@ use crate::roots::{Buffer, Roots};
 const FILE_MAX: u64 = 1 << 20;
 /// One entry of a storage list is 0.5 KiB: a list of 4,000 containers.
 const LIST_MAX: u64 = 2 << 20;
-/// containerd's namespaces, userns-remapped data roots: one or two are usual.
-const DIRECTORIES_MAX: usize = 32;
-
 /// What is known of a container. Texts are bounded and clean; they are not escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Container {
@@ -97,103 +93,6 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Where the host's engines keep what they know. Found once, at the start and at a reload.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Sources {
-    /// Data roots; with user namespaces Docker makes one below the other.
-    pub docker: Vec<PathBuf>,
-    pub docker_socket: Option<PathBuf>,
-    /// Podman keeps labels in its database only. Its socket starts an engine for five seconds.
-    pub podman_socket: Option<PathBuf>,
-    /// `<graphroot>/<driver>-containers` of containers/storage (Podman, CRI-O).
-    pub storage: Vec<PathBuf>,
-    /// The same below the run root: pid files, and everything of containers that are not kept.
-    pub storage_run: Vec<PathBuf>,
-    /// Directories of containerd's running tasks, one per containerd.
-    pub containerd: Vec<PathBuf>,
-    /// Which variables of a container's environment somebody asks for (`protect.env`).
-    pub variables: Vec<String>,
-}
-
-/// containers/storage names its directories after the driver.
-const DRIVERS: [&str; 4] = ["overlay", "vfs", "btrfs", "zfs"];
-/// containerd by itself, of k3s and RKE2, of k0s, of MicroK8s.
-const CONTAINERD_STATES: [&str; 4] = [
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/run/k0s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-];
-
-impl Sources {
-    /// `docker_root` is the configured one; else `/etc/docker/daemon.json` names it, else it is
-    /// where Docker puts it.
-    pub fn find(roots: &Roots, docker_root: Option<&Path>) -> Sources {
-        let docker = match docker_root {
-            Some(root) => root.to_path_buf(),
-            None => docker_root_of(roots).unwrap_or_else(|| PathBuf::from("/var/lib/docker")),
-        };
-        let storage = storage_roots(roots);
-        let by_driver = |root: &Path| {
-            DRIVERS
-                .map(|driver| root.join(format!("{driver}-containers")))
-                .into_iter()
-                .filter(|path| path.is_dir())
-                .collect::<Vec<_>>()
-        };
-        let socket = |path: &str| Some(roots.path(path)).filter(|path| path.exists());
-        Sources {
-            docker: with_remapped(roots.path(docker)),
-            docker_socket: socket("/run/docker.sock"),
-            podman_socket: socket("/run/podman/podman.sock"),
-            storage: by_driver(&roots.path(storage.graph)),
-            storage_run: by_driver(&roots.path(storage.run)),
-            containerd: CONTAINERD_STATES
-                .iter()
-                .map(|state| roots.path(state).join("io.containerd.runtime.v2.task"))
-                .filter(|path| path.is_dir())
-                .collect(),
-            variables: Vec::new(),
-        }
-    }
-
-    /// Keeps these variables of a container's environment.
-    #[must_use]
-    pub fn asking_for(mut self, variables: impl IntoIterator<Item = String>) -> Sources {
-        self.variables.extend(variables);
-        self
-    }
-
-    /// Whose container the bare name `id` in the group `parent` is, if anybody's: what
-    /// [`crate::host::discover::scan`] asks.
-    pub fn knows(&self, parent: &str, id: &str) -> Option<Engine> {
-        if !is_hex_id(id) {
-            let named = |tasks: &PathBuf| tasks.join(parent).join(id).is_dir();
-            let plain = is_containerd_id(parent) && is_containerd_id(id) && parent != "moby";
-            return (plain && self.containerd.iter().any(named)).then_some(Engine::Containerd);
-        }
-        if self.docker.iter().any(|root| root.join("containers").join(id).is_dir()) {
-            return Some(Engine::Docker);
-        }
-        if self.storage.iter().chain(&self.storage_run).any(|root| root.join(id).is_dir()) {
-            return Some(Engine::Podman);
-        }
-        let bundle = self.bundles(id).next()?;
-        // Docker's own containers in the containerd that it shares.
-        let moby = bundle.parent().is_some_and(|namespace| namespace.ends_with("moby"));
-        Some(if moby { Engine::Docker } else { Engine::Containerd })
-    }
-
-    /// The directories of containerd's running tasks called `id`.
-    fn bundles(&self, id: &str) -> impl Iterator<Item = PathBuf> {
-        self.containerd
-            .iter()
-            .flat_map(|tasks| directories(tasks))
-            .map(move |namespace| namespace.join(id))
-            .filter(|bundle| bundle.is_dir())
-    }
-}
-
 /// Everything that can be found out about a container. It never fails.
 pub fn describe(roots: &Roots, found: &Found, sources: &Sources) -> Container {
     // What root runs from its own session is the host's.
@@ -231,8 +130,8 @@ type Answer = (About, Option<Unknown>);
 fn docker(found: &Found, sources: &Sources) -> Answer {
     let file = Path::new("containers").join(&found.id).join("config.v2.json");
     let mut why = None;
-    for root in &sources.docker {
-        match parsed(root, &file, Owner::Trusted, |text| engine_json::docker(text, &found.id)) {
+    for root in sources.docker_roots() {
+        match parsed(&root, &file, Owner::Trusted, |text| engine_json::docker(text, &found.id)) {
             Ok(about) => return (about, None),
             // The first is the usual place, and what is wrong there tells most.
             Err(unknown) => _ = why.get_or_insert(unknown),
@@ -424,96 +323,12 @@ fn is_in_group(roots: &Roots, pid: u32, group: &Path) -> bool {
     [cgroup.v1_memory, cgroup.v2].iter().flatten().any(|path| holds(path))
 }
 
-fn docker_root_of(roots: &Roots) -> Option<PathBuf> {
-    let text = beneath::read(
-        &roots.path("/etc/docker"),
-        Path::new("daemon.json"),
-        FILE_MAX,
-        Owner::Trusted,
-    );
-    engine_json::docker_data_root(&text.ok()?).ok()?.map(PathBuf::from)
-}
-
-/// `/var/lib/docker` and, with userns-remap, `/var/lib/docker/165536.165536`.
-fn with_remapped(root: PathBuf) -> Vec<PathBuf> {
-    let is_id = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let remapped = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.split_once('.'));
-        name.is_some_and(|(uid, gid)| is_id(uid) && is_id(gid))
-    };
-    let mut all = vec![root];
-    let more: Vec<PathBuf> = directories(&all[0]).into_iter().filter(remapped).collect();
-    all.extend(more);
-    all
-}
-
-struct StorageRoots {
-    graph: PathBuf,
-    run: PathBuf,
-}
-
-/// Where containers/storage keeps things (containers-storage.conf(5)).
-fn storage_roots(roots: &Roots) -> StorageRoots {
-    #[derive(Deserialize, Default)]
-    struct Conf {
-        #[serde(default)]
-        storage: Storage,
-    }
-    #[derive(Deserialize, Default)]
-    struct Storage {
-        graphroot: Option<PathBuf>,
-        runroot: Option<PathBuf>,
-    }
-    let read = |directory: &str| {
-        let place = roots.path(directory);
-        let text =
-            beneath::read(&place, Path::new("storage.conf"), FILE_MAX, Owner::Trusted).ok()?;
-        toml::from_str::<Conf>(std::str::from_utf8(&text).ok()?).ok()
-    };
-    let conf =
-        read("/etc/containers").or_else(|| read("/usr/share/containers")).unwrap_or_default();
-    let absolute = |path: Option<PathBuf>, usual: &str| {
-        path.filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from(usual))
-    };
-    StorageRoots {
-        graph: absolute(conf.storage.graphroot, "/var/lib/containers/storage"),
-        run: absolute(conf.storage.runroot, "/run/containers/storage"),
-    }
-}
-
-/// The home that /etc/passwd names. Read as text: a static binary has no NSS.
-fn home_of(roots: &Roots, uid: u32) -> Option<PathBuf> {
-    let text =
-        beneath::read(&roots.path("/etc"), Path::new("passwd"), FILE_MAX, Owner::Trusted).ok()?;
-    let home = text.split(|b| *b == b'\n').find_map(|line| {
-        let mut fields = line.split(|b| *b == b':').skip(2);
-        let theirs = std::str::from_utf8(fields.next()?).ok()?.parse() == Ok(uid);
-        // The group, the comment, the home.
-        let home = fields.nth(2)?;
-        theirs.then(|| std::str::from_utf8(home).ok().map(PathBuf::from))
-    })??;
-    home.is_absolute().then_some(home)
-}
-
-/// The directories in one, in order and bounded; none if it cannot be read.
-fn directories(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    let mut all: Vec<PathBuf> = entries
-        .flatten()
-        .filter(is_directory)
-        .map(|entry| entry.path())
-        .take(DIRECTORIES_MAX)
-        .collect();
-    all.sort();
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
+    use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::os::unix::net::UnixListener;
@@ -636,26 +451,6 @@ mod tests {
         assert_eq!(told.name.as_deref(), Some("hub/jupyter-bert/notebook"));
         assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
         assert_eq!((told.pid1, told.complete), (Some(815), true));
-    }
-
-    #[test]
-    fn bare_ids_are_asked_of_every_engine() {
-        let c = |n: u8| format!("{}{n}", "c".repeat(63));
-        let table = [
-            ("docker", "notebooks", DOCKER.to_string(), Some(Engine::Docker)),
-            ("docker", "notebooks", c(1), None),
-            ("podman", "jobs", PODMAN.to_string(), Some(Engine::Podman)),
-            ("containerd", "x", c(3), Some(Engine::Containerd)),
-            ("containerd", "notebooks", c(4), Some(Engine::Docker)),
-            ("containerd", "default", "web".into(), Some(Engine::Containerd)),
-            ("containerd", "other", "web".into(), None),
-            ("containerd", "..", "web".into(), None),
-            ("containerd", "default", "..".into(), None),
-        ];
-        for (root, parent, id, expected) in table {
-            let sources = Sources::find(&fixture(root), None);
-            assert_eq!(sources.knows(parent, &id), expected, "{root} {parent}/{id}");
-        }
     }
 
     #[test]
@@ -798,22 +593,5 @@ mod tests {
         let told = describe(&roots, &found, &Sources::find(&roots, None));
         assert_eq!((told.name.as_deref(), told.shown_name()), (None, "5baba5339d9d"));
         assert_eq!((told.unknown, told.complete), (Some(Unknown::Nested), true));
-    }
-
-    #[test]
-    fn the_data_root_is_the_configured_one_first() {
-        let roots = fixture("docker");
-        let found = Sources::find(&roots, None);
-        assert_eq!(
-            found.docker,
-            [roots.path("/srv/docker"), roots.path("/srv/docker/165536.165536")]
-        );
-        let given = Sources::find(&roots, Some(Path::new("/data/docker")));
-        assert_eq!(given.docker, [roots.path("/data/docker")]);
-        assert_eq!(
-            Sources::find(&fixture("crio"), None).docker,
-            [fixture("crio").path("/var/lib/docker")]
-        );
-        assert_eq!(found.docker_socket, None);
     }
 }
