@@ -46,8 +46,8 @@ const CONTAINERD_STATES: [&str; 4] = [
 
 impl Sources {
     /// `docker_root` is the configured one; else `/etc/docker/daemon.json` names it, else it is
-    /// where Docker puts it.
-    pub fn find(roots: &Roots, docker_root: Option<&Path>) -> Sources {
+    /// where Docker puts it. `variables` are those of a container's environment that are kept.
+    pub fn new(roots: &Roots, docker_root: Option<&Path>, variables: Vec<String>) -> Sources {
         let docker = match docker_root {
             Some(root) => root.to_path_buf(),
             None => docker_root_of(roots).unwrap_or_else(|| PathBuf::from("/var/lib/docker")),
@@ -65,15 +65,8 @@ impl Sources {
                 .iter()
                 .map(|state| roots.path(state).join("io.containerd.runtime.v2.task"))
                 .collect(),
-            variables: Vec::new(),
+            variables,
         }
-    }
-
-    /// Keeps these variables of a container's environment.
-    #[must_use]
-    pub fn asking_for(mut self, variables: impl IntoIterator<Item = String>) -> Sources {
-        self.variables.extend(variables);
-        self
     }
 
     /// Whose container the bare name `id` in the group `parent` is, if anybody's: what
@@ -217,7 +210,7 @@ mod tests {
             ("containerd", "default", "..".into(), None),
         ];
         for (root, parent, id, expected) in table {
-            let sources = Sources::find(&fixture(root), None);
+            let sources = Sources::new(&fixture(root), None, Vec::new());
             assert_eq!(sources.knows(parent, &id), expected, "{root} {parent}/{id}");
         }
     }
@@ -225,20 +218,20 @@ mod tests {
     #[test]
     fn the_data_root_is_the_configured_one_first() {
         let roots = fixture("docker");
-        let found = Sources::find(&roots, None);
+        let found = Sources::new(&roots, None, Vec::new());
         let all = [roots.path("/srv/docker"), roots.path("/srv/docker/165536.165536")];
         assert_eq!(found.docker_roots().collect::<Vec<_>>(), all);
-        let given = Sources::find(&roots, Some(Path::new("/data/docker")));
+        let given = Sources::new(&roots, Some(Path::new("/data/docker")), Vec::new());
         assert_eq!(given.docker, roots.path("/data/docker"));
         let none = fixture("crio");
-        assert_eq!(Sources::find(&none, None).docker, none.path("/var/lib/docker"));
+        assert_eq!(Sources::new(&none, None, Vec::new()).docker, none.path("/var/lib/docker"));
     }
 
     #[test]
     fn an_engine_that_comes_later_is_known() {
         let dir = std::env::temp_dir().join(format!("nbg-sources-{}", std::process::id()));
         fs::create_dir_all(dir.join("proc")).unwrap();
-        let sources = Sources::find(&Roots::at(&dir).unwrap(), None);
+        let sources = Sources::new(&Roots::at(&dir).unwrap(), None, Vec::new());
         assert_eq!(sources.knows("jobs", DOCKER), None);
         fs::create_dir_all(dir.join("var/lib/docker/1.2/containers").join(DOCKER)).unwrap();
         assert_eq!(sources.knows("jobs", DOCKER), Some(Engine::Docker));
