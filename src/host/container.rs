@@ -26,6 +26,7 @@ use crate::roots::{Buffer, Roots};
 const FILE_MAX: u64 = 1 << 20;
 /// One entry of a storage list is 0.5 KiB: a list of 4,000 containers.
 const LIST_MAX: u64 = 2 << 20;
+
 /// What is known of a container. Texts are bounded and clean; they are not escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Container {
@@ -36,7 +37,7 @@ pub struct Container {
     pub named: bool,
     /// As the engine was asked for it; empty where it is not known.
     pub image: String,
-    /// A copy for the rules: up to 64 pairs of 1.25 KiB, so let go of it once they are applied (a reload needs it again: ask anew).
+    /// For the rules. Up to 64 pairs of 1.25 KiB where somebody tries; a dozen short ones usually.
     pub labels: Vec<(String, String)>,
     /// The variables that were asked for ([`Sources::variables`]). The others are dropped at once:
     /// tokens and passwords are among them.
