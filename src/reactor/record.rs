@@ -305,7 +305,7 @@ impl Reactor {
     fn container_name(&self, workload: &Workload) -> Option<String> {
         let slot = *self.scratch.slots.get(usize::from(workload.container))?;
         let watch = self.watches.get(slot as usize)?.as_ref()?;
-        Some(shown(watch.container.shown_name()))
+        Some(shown(&watch.container.name))
     }
 
     fn fill_verdict(&self, incident: &mut Incident) {
@@ -549,8 +549,8 @@ fn container_record(watch: &Watch) -> ContainerRecord {
         watch.container.labels.iter().map(|(key, value)| (shown(key), shown(value))).collect();
     ContainerRecord {
         id: watch.found.id.clone(),
-        name: shown(watch.container.shown_name()),
-        image: watch.container.image.as_deref().map(shown).unwrap_or_default(),
+        name: shown(&watch.container.name),
+        image: shown(&watch.container.image),
         engine: watch.found.engine.as_str().to_owned(),
         labels,
     }

@@ -185,7 +185,7 @@ impl Watch {
     }
 
     pub fn name(&self) -> &str {
-        self.container.shown_name()
+        &self.container.name
     }
 
     pub fn dir(&self) -> PathBuf {
