@@ -6,7 +6,9 @@ pub mod daemon;
 pub mod exit;
 pub mod files;
 pub mod incidents;
+pub mod look;
 pub mod out;
+pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
 
@@ -59,6 +61,13 @@ pub enum Command {
   nbguard check --json | jq '.errors[].message'")]
     Check(check::CheckArgs),
 
+    /// Every container, its notebooks in the order of their memory, and who would end
+    #[command(after_help = "Examples:
+  nbguard ps
+  nbguard ps --container lab
+  nbguard ps --json | jq '.containers[] | {name, would}'")]
+    Ps(ps::PsArgs),
+
     /// What was ended, what was held, and why
     #[command(after_help = "Examples:
   nbguard incidents
@@ -87,6 +96,7 @@ fn top_help() -> String {
     format!(
         "Examples:
   nbguard check                      is the configuration right?
+  nbguard ps                         who would end now, and why
   nbguard incidents last             what happened last, and why
 
 {}",
@@ -127,6 +137,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
     let config = &cli.config.config;
     match cli.command {
         Command::Check(args) => check::run(config, &args, out),
+        Command::Ps(args) => ps::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),

@@ -117,7 +117,7 @@ pub fn state_file(config: &Path) -> PathBuf {
     dir.join(STATE_FILE)
 }
 
-fn running_daemon() -> Option<i32> {
+pub fn running_daemon() -> Option<i32> {
     let processes = procfs::process::all_processes().ok()?;
     processes.flatten().find(|p| p.stat().is_ok_and(|stat| stat.comm == DAEMON)).map(|p| p.pid)
 }

@@ -5,6 +5,8 @@ mod follow;
 mod read;
 mod tell;
 
+pub use tell::{RANKING, cells};
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
