@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::cli::exit::{self, Exit};
 use crate::cli::files;
+use crate::reactor::{self, Options};
 
 /// The options of the daemon, and what they say.
 const OPTIONS: [(&str, &str); 4] = [
@@ -101,9 +102,17 @@ fn say(to: &mut dyn Write, text: &str) -> Exit {
     }
 }
 
-fn guard(_config: PathBuf, _dry_run: bool) -> Exit {
-    say(&mut std::io::stderr(), "nbguardd: not built yet\n");
-    Exit::CannotWork
+fn guard(config: PathBuf, dry_run: bool) -> Exit {
+    match reactor::run(&Options { config, dry_run, tool: None }) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
+            match error {
+                reactor::Error::Config(_) => Exit::Config,
+                _ => Exit::CannotWork,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

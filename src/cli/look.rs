@@ -82,7 +82,11 @@ impl World {
         let mut buffer = Buffer::new();
         let hierarchies = host::hierarchies(&roots).map_err(|e| cannot(&e))?;
         let host = memory::memory(&roots, &mut buffer).map_err(|e| cannot(&e))?;
-        let sources = Sources::find(&roots, config.guard.docker_root.as_deref());
+        let sources = Sources::new(
+            &roots,
+            config.guard.docker_root.as_deref(),
+            config.protect.env.iter().cloned().collect(),
+        );
         // Without the right to read it, or with a broken one, only the tripwires are not known.
         let state = StateFile::read(&config.guard.state_dir.join(restore::STATE_FILE));
         let state = state.unwrap_or_default();
@@ -112,8 +116,8 @@ impl World {
         let figures = group.figures(&mut self.buffer)?;
         let facts = ContainerFacts {
             id: &container.id,
-            name: container.shown_name(),
-            image: container.image.as_deref().unwrap_or_default(),
+            name: &container.name,
+            image: &container.image,
             labels: &container.labels,
             env: &container.env,
         };
@@ -128,8 +132,8 @@ impl World {
         let form = settings.gate;
         Ok(Look {
             id: found.id.clone(),
-            name: container.shown_name().to_owned(),
-            image: container.image.clone(),
+            name: container.name.clone(),
+            image: Some(container.image.clone()).filter(|image| !image.is_empty()),
             engine: found.engine.as_str().to_owned(),
             cgroup: found.path.clone(),
             mode,

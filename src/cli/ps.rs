@@ -68,8 +68,7 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
 
 fn is_asked(asked: Option<&str>, container: &Container) -> bool {
     asked.is_none_or(|asked| {
-        container.name.as_deref() == Some(asked)
-            || (asked.len() >= 4 && container.id.starts_with(asked))
+        container.name == asked || (asked.len() >= 4 && container.id.starts_with(asked))
     })
 }
 

@@ -9,12 +9,12 @@ use mio::Interest;
 use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::os::fd::AsRawFd;
 
+use super::Reactor;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
-use super::Reactor;
 use crate::config::{Config, ContainerFacts};
-use crate::facts::{Events, Field, Figures, Limit, Mode};
+use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
 use crate::host::group::{Group, Version};

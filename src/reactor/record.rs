@@ -21,7 +21,6 @@ use crate::observe::file::Log;
 use crate::parse::escape::escape;
 use crate::policy::decide::{HoldReason, Kill, Verdict as Decided, View};
 use crate::policy::episode::{Outcome, Wake};
-use crate::policy::rank::Ranking;
 use crate::policy::tree::Workload;
 use crate::report::{
     ContainerRecord, FiguresRecord, Incident, Kind as RecordKind, ProcessRecord, Refusal, Row,
@@ -263,9 +262,11 @@ impl Reactor {
                 _ if row.by_pss => "pss",
                 _ => "intervals",
             };
-            let members = forest.members(workload).iter().take(MEMBERS_MAX).map(|member| {
-                process_record(&procs[member.index as usize])
-            });
+            let members = forest
+                .members(workload)
+                .iter()
+                .take(MEMBERS_MAX)
+                .map(|member| process_record(&procs[member.index as usize]));
             incident.rows.push(Row {
                 pid: workload.root.pid,
                 start: workload.root.start,
@@ -394,8 +395,7 @@ impl Reactor {
             incident.freed = Some(episode.before.less(after));
         }
         if let Some(watch) = who.and_then(|id| self.watch(id)) {
-            incident.kernel_oom_kills =
-                watch.seen.oom_kill.saturating_sub(episode.oom_kills);
+            incident.kernel_oom_kills = watch.seen.oom_kill.saturating_sub(episode.oom_kills);
         }
         if let Some(serial) = episode.serial {
             self.complete_victim(serial, outcome, &mut incident);
@@ -422,8 +422,7 @@ impl Reactor {
             None => &self.host.settings,
         };
         let rungs = usize::from(ending.job.rung()) + 1;
-        victim.signals =
-            settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
+        victim.signals = settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
         victim.signalled = ending.job.signalled();
         victim.trackers_spared = ending.job.trackers();
         victim.sweeps = ending.job.sweeps;
