@@ -602,8 +602,18 @@ mod explain {
     pub fn row(_: &rank::Row, exclusion: Option<Exclusion>, _: Option<u32>) -> String {
         exclusion.map_or("yes", |e| e.as_str()).to_owned()
     }
-    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, _: &Facts<'_>) -> String {
-        format!("{} {:?}", kill.why.as_str(), first.and_then(|r| r.notebook.clone()))
+    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, f: &Facts<'_>) -> String {
+        format!(
+            "{} {:?} of {} {:?}: {} unreclaimable of {} used, threshold {}, total {}",
+            kill.why.as_str(),
+            first.and_then(|r| r.notebook.clone()),
+            f.domain,
+            f.container,
+            f.unreclaimable,
+            f.usage,
+            f.threshold,
+            f.total
+        )
     }
     pub fn hold(reason: HoldReason, _: Option<&Row>, _: &Facts<'_>) -> String {
         reason.as_str().to_owned()
