@@ -84,6 +84,7 @@ def play(scenario, containers, guard, port):
     """Sets up, lets go, watches, and asks everybody who is left."""
     began = time.monotonic()
     start_all(containers)
+    up = time.monotonic()
     watch = Watch(scenario, containers, guard)
     for container in containers:
         watch.take_events(container, container.wait_ready(READY_SECONDS))
@@ -110,7 +111,8 @@ def play(scenario, containers, guard, port):
         facts["containers"][container.name]["high_after_stop"] = read_text(container.cgroup / "memory.high")
     facts["checks"] = checks + do_checks(scenario, "stopped", watch)
     facts["timed_out"] = watch.timed_out
-    facts["seconds"] = {"start": round(ready - began, 1), "run": round(quiet - ready, 1)}
+    facts["seconds"] = {"containers": round(up - began, 1), "start": round(ready - began, 1),
+                        "run": round(quiet - ready, 1), "ask": round(time.monotonic() - quiet, 1)}
     watch.stop()
     facts["trouble"] = watch.trouble
     return facts

@@ -330,14 +330,11 @@ class Watch:
     def keep_daemon(self):
         """Every pid that the daemon had: a restart is an event."""
         while not self.stopping and self.guard.installed:
-            try:
-                pid = self.guard.pid
-            except LabError:
-                pid = None
+            pid = self.guard.pid
             if pid and pid not in self.daemon_pids:
                 self.daemon_pids.append(pid)
                 self.see("restarted", None)
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     def settle(self, seconds):
         """Goes on looking for a while."""
