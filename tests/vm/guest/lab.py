@@ -40,10 +40,11 @@ def run(command, seconds=DOCKER_SECONDS, check=True, **how):
 def import_image():
     """An image with folders and nothing in them: what a container sees is bound in."""
     root = pathlib.Path("/var/tmp/empty-image")
-    for folder in ("usr", "etc", "proc", "sys", "dev", "tmp", "home/jovyan", "opt/tools", "run", "var"):
+    # /sbin is a folder of its own: --init puts docker-init there.
+    for folder in ("usr", "etc", "proc", "sys", "dev", "tmp", "home/jovyan", "opt/tools", "run", "var", "sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     os.chmod(root / "tmp", 0o1777)
-    for folder in ("bin", "lib", "lib64", "sbin"):
+    for folder in ("bin", "lib", "lib64"):
         if not (root / folder).is_symlink():
             (root / folder).symlink_to(f"usr/{folder}")
     run(["sh", "-c", f"tar -C {root} -c . | docker import - {IMAGE}"])
