@@ -15,7 +15,7 @@ import time
 import traceback
 
 import guard as guards
-from lab import LabError, Container, import_image, run, start_all
+from lab import LabError, Container, import_image, remove_all, run, start_all
 from watch import Watch
 
 RESULTS = "/dev/ttyS1"
@@ -228,7 +228,7 @@ def read_text(path):
 
 def clean_up(containers, guard, name, port, facts):
     """Whatever happened: no guard, no container, no swap; and the logs for whoever wants to know why."""
-    for what in (guard.stop, *(c.read_log for c in containers), *(c.remove for c in containers)):
+    for what in (guard.stop, *(c.read_log for c in containers), lambda: remove_all(containers)):
         try:
             what()
         except Exception as error:
