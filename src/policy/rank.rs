@@ -527,12 +527,6 @@ impl Ranking {
         rows.fold(Interval::ZERO, |sum, row| sum.plus(row.held))
     }
 
-    /// What the workloads that compete hold together.
-    pub fn competing(&self) -> Interval {
-        let rows = self.rows.iter().filter(|row| row.competes);
-        rows.fold(Interval::ZERO, |sum, row| sum.plus(row.held))
-    }
-
     /// What no kill can give back, the servers apart.
     pub fn beyond_reach(&self) -> Interval {
         self.unattributed().plus(self.excluded())
@@ -682,30 +676,50 @@ fn is_unread(proc: &Proc) -> bool {
 #[derive(Clone, Default, Debug)]
 pub struct Baseline {
     /// Sorted by root.
-    held: Vec<(ProcKey, Interval)>,
-    /// All that competed, and all that was beyond reach.
-    pub competing: Interval,
-    pub beyond_reach: Interval,
+    held: Vec<Then>,
+    /// What could not be reclaimed in the whole domain.
+    pub unreclaimable: Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Then {
+    root: ProcKey,
+    held: Interval,
+    rss: Bytes,
 }
 
 impl Baseline {
-    pub fn take(&mut self, ranking: &Ranking) {
+    /// Keeps a ranking's figures, best those of [`Purpose::Each`].
+    pub fn take(&mut self, ranking: &Ranking, unreclaimable: Bytes) {
+        self.unreclaimable = unreclaimable;
         self.held.clear();
-        self.held.extend(ranking.rows.iter().map(|row| (row.root, row.held)));
-        self.held.sort_unstable_by_key(|(root, _)| *root);
-        self.competing = ranking.competing();
-        self.beyond_reach = ranking.beyond_reach();
+        self.held.extend(ranking.rows.iter().map(|row| Then {
+            root: row.root,
+            held: row.held,
+            rss: row.rss,
+        }));
+        self.held.sort_unstable_by_key(|then| then.root);
     }
 
-    /// What a workload held then; nothing if it was not there.
-    pub fn held(&self, root: ProcKey) -> Interval {
-        let found = self.held.binary_search_by_key(&root, |(key, _)| *key);
-        found.map_or(Interval::ZERO, |at| self.held[at].1)
+    pub fn clear(&mut self) {
+        self.held.clear();
+        self.unreclaimable = Bytes::ZERO;
+    }
+
+    /// Nothing, if it was not there.
+    fn then(&self, root: ProcKey) -> Then {
+        let found = self.held.binary_search_by_key(&root, |then| then.root);
+        found.map_or(Then { root, held: Interval::ZERO, rss: Bytes::ZERO }, |at| self.held[at])
     }
 
     /// By how much a workload surely grew since.
     pub fn growth(&self, row: &Row) -> Bytes {
-        row.held.least.less(self.held(row.root).most)
+        row.held.least.less(self.then(row.root).held.most)
+    }
+
+    /// By how much its resident sets grew: an upper bound that needs no `status`.
+    pub fn rss_growth(&self, row: &Row) -> Bytes {
+        row.rss.less(self.then(row.root).rss)
     }
 }
 
@@ -1012,7 +1026,7 @@ mod tests {
         world.kernel(20, "a").holds(20, mib(900));
         world.kernel(30, "b").holds(30, mib(100)).group_of_sums().build().rank(Purpose::Each);
         let mut base = Baseline::default();
-        base.take(&world.ranking);
+        base.take(&world.ranking, mib(1000));
         world.holds(30, mib(300)).kernel(40, "new").holds(40, mib(50));
         for proc in &mut world.procs {
             proc.memory = Field::Unknown(Why::NotRead);

@@ -20,6 +20,8 @@ pub const FILE_PAGES: Bytes = Bytes::mib(20);
 pub struct World {
     pub procs: Vec<Proc>,
     pub identities: BTreeMap<u32, Identity>,
+    /// Identities that only a helper thread will have read.
+    pub hidden: BTreeMap<u32, Identity>,
     /// What `status` and `smaps_rollup` would say.
     pub status: BTreeMap<u32, ProcMemory>,
     pub pss: BTreeMap<u32, Bytes>,
@@ -43,6 +45,7 @@ impl World {
         let mut world = World {
             procs: Vec::new(),
             identities: BTreeMap::new(),
+            hidden: BTreeMap::new(),
             status: BTreeMap::new(),
             pss: BTreeMap::new(),
             groups: Vec::new(),
@@ -131,6 +134,12 @@ impl World {
 
     pub fn unread(&mut self, pid: u32) -> &mut World {
         self.identities.remove(&pid);
+        self
+    }
+
+    pub fn hide(&mut self, pid: u32) -> &mut World {
+        let identity = self.identities.remove(&pid).unwrap();
+        self.hidden.insert(pid, identity);
         self
     }
 
