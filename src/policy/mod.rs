@@ -13,3 +13,6 @@ pub mod identity;
 pub mod rank;
 pub mod stepping;
 pub mod tree;
+
+#[cfg(test)]
+pub(crate) mod world;
