@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod daemon;
+pub mod demo;
 pub mod exit;
 pub mod files;
 pub mod incidents;
@@ -61,6 +62,15 @@ pub enum Command {
   nbguard check --json | jq '.errors[].message'")]
     Check(check::CheckArgs),
 
+    /// See it work, on this machine: one notebook grows, the guard ends it, the others live
+    #[command(after_help = "Examples:
+  sudo nbguard demo
+  sudo nbguard demo --python /opt/jupyter/bin/python3
+
+It needs root and a cgroup memory controller, no Docker. It takes about ten seconds and
+touches nothing but the cgroup and the folder that it makes for itself.")]
+    Demo(demo::DemoArgs),
+
     /// Every container, its notebooks in the order of their memory, and who would end
     #[command(after_help = "Examples:
   nbguard ps
@@ -95,6 +105,7 @@ pub enum Command {
 fn top_help() -> String {
     format!(
         "Examples:
+  sudo nbguard demo                  see it work, on this machine
   nbguard check                      is the configuration right?
   nbguard ps                         who would end now, and why
   nbguard incidents last             what happened last, and why
@@ -106,6 +117,10 @@ fn top_help() -> String {
 
 /// `nbguard`, from its arguments to its exit code.
 pub fn main() -> ExitCode {
+    // The demo's stand-ins are this binary under other names, and with other arguments.
+    if let Some(role) = std::env::var_os(demo::ROLE) {
+        return demo::actors::main(&role);
+    }
     run(Cli::parse()).into()
 }
 
@@ -137,6 +152,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
     let config = &cli.config.config;
     match cli.command {
         Command::Check(args) => check::run(config, &args, out),
+        Command::Demo(args) => demo::run(&args, out),
         Command::Ps(args) => ps::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
         Command::Restore(args) => restore::run(config, &args, out),
