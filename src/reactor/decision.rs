@@ -407,6 +407,7 @@ impl Reactor {
         self.read_identities(who);
         self.scan(who);
         self.order(who, Purpose::Each, usize::MAX);
+        let held = self.unreclaimable(who);
         let Reactor { watches, host, scratch, .. } = self;
         let domain = match who {
             Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),
@@ -414,7 +415,7 @@ impl Reactor {
         };
         let Some(domain) = domain else { return };
         domain.identities.prune(&scratch.procs);
-        domain.baseline.get_or_insert_default().take(&scratch.ranking);
+        domain.baseline.get_or_insert_default().take(&scratch.ranking, held);
         if let Some(id) = who {
             self.place_for_notebooks(id);
         }
