@@ -4,6 +4,7 @@
 pub mod sys;
 
 pub mod act;
+pub mod cli;
 pub mod config;
 pub mod facts;
 pub mod host;

@@ -1,1 +1,5 @@
-fn main() {}
+//! `nbguard`: what people type.
+
+fn main() -> std::process::ExitCode {
+    nbguard::cli::main()
+}

@@ -4,19 +4,20 @@
 //!
 //! Files of a user's engine are that user's making; a nested container's engine is its outer
 //! container's. Neither is looked up among the host's own engines, whatever id it claims.
-//! It may block (a socket for a second, a home on NFS): call it on the helper thread.
+//! [`describe`] may block (a socket for a second, a home on NFS): call it on the helper thread.
+//! [`glance`] reads the host's own files only.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use serde::Deserialize;
 
 use crate::host::beneath::{self, Missing, Owner};
 use crate::host::discover::{Engine, Found};
 use crate::host::engine_api;
-use crate::parse::cgroup_path::{is_containerd_id, is_hex_id};
+pub use crate::host::sources::Sources;
+use crate::host::sources::{DRIVERS, home_of};
+use crate::parse::cgroup_path::is_hex_id;
 use crate::parse::engine_json::{self, About, JsonError};
 use crate::parse::proc_cgroup;
 use crate::roots::{Buffer, Roots};
@@ -25,19 +26,21 @@ use crate::roots::{Buffer, Roots};
 const FILE_MAX: u64 = 1 << 20;
 /// One entry of a storage list is 0.5 KiB: a list of 4,000 containers.
 const LIST_MAX: u64 = 2 << 20;
-/// containerd's namespaces, userns-remapped data roots: one or two are usual.
-const DIRECTORIES_MAX: usize = 32;
 
 /// What is known of a container. Texts are bounded and clean; they are not escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Container {
     pub id: String,
     pub engine: Engine,
-    pub name: Option<String>,
-    pub image: Option<String>,
-    /// A copy for the rules: up to 64 pairs of 1.25 KiB, so let go of it once they are applied.
+    /// The short id where it is not known.
+    pub name: String,
+    pub named: bool,
+    /// As the engine was asked for it; empty where it is not known.
+    pub image: String,
+    /// For the rules. Up to 64 pairs of 1.25 KiB where somebody tries; a dozen short ones usually.
     pub labels: Vec<(String, String)>,
-    /// Likewise.
+    /// The variables that were asked for ([`Sources::variables`]). The others are dropped at once:
+    /// tokens and passwords are among them.
     pub env: Vec<(String, String)>,
     /// The host's pid of the container's first process. It was in the container's group when
     /// this was read.
@@ -52,25 +55,21 @@ pub struct Container {
 }
 
 impl Container {
-    /// A container of which nothing is known yet but where it is.
-    pub fn unnamed(found: &Found) -> Container {
+    /// A slice that containers were put into: it has a name and no engine.
+    pub fn of_slice(name: &str) -> Container {
         Container {
-            id: found.id.clone(),
-            engine: found.engine,
-            name: None,
-            image: None,
+            id: name.to_string(),
+            engine: Engine::Docker,
+            name: engine_json::clean(name, engine_json::NAME_MAX),
+            named: true,
+            image: String::new(),
             labels: Vec::new(),
             env: Vec::new(),
             pid1: None,
             sandbox: false,
-            complete: false,
+            complete: true,
             unknown: None,
         }
-    }
-
-    /// The name, or the short id that Docker shows.
-    pub fn shown_name(&self) -> &str {
-        self.name.as_deref().unwrap_or_else(|| short_id(&self.id))
     }
 }
 
@@ -90,6 +89,8 @@ pub enum Unknown {
     },
     /// No engine of the host has it.
     NoEngine,
+    /// It would have meant to wait for somebody: [`describe`] does.
+    NotAsked,
     File {
         path: PathBuf,
         why: Missing,
@@ -105,6 +106,7 @@ impl fmt::Display for Unknown {
         match self {
             Unknown::Nested => f.write_str("only the engine inside its outer container knows it"),
             Unknown::NoHome { uid } => write!(f, "/etc/passwd names no home of user {uid}"),
+            Unknown::NotAsked => f.write_str("its engine was not asked yet"),
             Unknown::NoEngine => f.write_str("no engine of this host has files about it"),
             Unknown::File { path, why } => write!(f, "{} {why}", path.display()),
             Unknown::Text { path, why } => write!(f, "{}: {why}", path.display()),
@@ -112,120 +114,55 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Where the host's engines keep what they know. Found once, at the start and at a reload.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Sources {
-    /// Data roots; with user namespaces Docker makes one below the other.
-    pub docker: Vec<PathBuf>,
-    pub docker_socket: Option<PathBuf>,
-    /// Podman keeps labels in its database only. Its socket starts an engine for five seconds.
-    pub podman_socket: Option<PathBuf>,
-    /// `<graphroot>/<driver>-containers` of containers/storage (Podman, CRI-O).
-    pub storage: Vec<PathBuf>,
-    /// The same below the run root: pid files, and everything of containers that are not kept.
-    pub storage_run: Vec<PathBuf>,
-    /// Directories of containerd's running tasks, one per containerd.
-    pub containerd: Vec<PathBuf>,
-}
-
-/// containers/storage names its directories after the driver.
-const DRIVERS: [&str; 4] = ["overlay", "vfs", "btrfs", "zfs"];
-/// containerd by itself, of k3s and RKE2, of k0s, of MicroK8s.
-const CONTAINERD_STATES: [&str; 4] = [
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/run/k0s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-];
-
-impl Sources {
-    /// `docker_root` is the configured one; else `/etc/docker/daemon.json` names it, else it is
-    /// where Docker puts it.
-    pub fn find(roots: &Roots, docker_root: Option<&Path>) -> Sources {
-        let docker = match docker_root {
-            Some(root) => root.to_path_buf(),
-            None => docker_root_of(roots).unwrap_or_else(|| PathBuf::from("/var/lib/docker")),
-        };
-        let storage = storage_roots(roots);
-        let by_driver = |root: &Path| {
-            DRIVERS
-                .map(|driver| root.join(format!("{driver}-containers")))
-                .into_iter()
-                .filter(|path| path.is_dir())
-                .collect::<Vec<_>>()
-        };
-        let socket = |path: &str| Some(roots.path(path)).filter(|path| path.exists());
-        Sources {
-            docker: with_remapped(roots.path(docker)),
-            docker_socket: socket("/run/docker.sock"),
-            podman_socket: socket("/run/podman/podman.sock"),
-            storage: by_driver(&roots.path(storage.graph)),
-            storage_run: by_driver(&roots.path(storage.run)),
-            containerd: CONTAINERD_STATES
-                .iter()
-                .map(|state| roots.path(state).join("io.containerd.runtime.v2.task"))
-                .filter(|path| path.is_dir())
-                .collect(),
-        }
-    }
-
-    /// Whose container the bare name `id` in the group `parent` is, if anybody's: what
-    /// [`crate::host::discover::scan`] asks.
-    pub fn knows(&self, parent: &str, id: &str) -> Option<Engine> {
-        if !is_hex_id(id) {
-            let named = |tasks: &PathBuf| tasks.join(parent).join(id).is_dir();
-            let plain = is_containerd_id(parent) && is_containerd_id(id) && parent != "moby";
-            return (plain && self.containerd.iter().any(named)).then_some(Engine::Containerd);
-        }
-        if self.docker.iter().any(|root| root.join("containers").join(id).is_dir()) {
-            return Some(Engine::Docker);
-        }
-        if self.storage.iter().chain(&self.storage_run).any(|root| root.join(id).is_dir()) {
-            return Some(Engine::Podman);
-        }
-        let bundle = self.bundles(id).next()?;
-        // Docker's own containers in the containerd that it shares.
-        let moby = bundle.parent().is_some_and(|namespace| namespace.ends_with("moby"));
-        Some(if moby { Engine::Docker } else { Engine::Containerd })
-    }
-
-    /// The directories of containerd's running tasks called `id`.
-    fn bundles(&self, id: &str) -> impl Iterator<Item = PathBuf> {
-        self.containerd
-            .iter()
-            .flat_map(|tasks| directories(tasks))
-            .map(move |namespace| namespace.join(id))
-            .filter(|bundle| bundle.is_dir())
-    }
-}
-
-/// Everything that can be found out about a container. It never fails.
+/// Everything that can be found out about a container. It never fails, and may wait.
 pub fn describe(roots: &Roots, found: &Found, sources: &Sources) -> Container {
+    tell(roots, found, sources, Reach::All)
+}
+
+/// What the host's own files say, in about 0.3 ms: good enough for the loop. No socket, nobody's
+/// home. It is not complete where [`describe`] could say more.
+pub fn glance(roots: &Roots, found: &Found, sources: &Sources) -> Container {
+    tell(roots, found, sources, Reach::HostFiles)
+}
+
+/// How far to go for an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    HostFiles,
+    All,
+}
+
+fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Container {
     // What root runs from its own session is the host's.
     let user = found.user.filter(|uid| *uid != 0);
-    let (about, unknown) = match (&found.outer, user) {
-        (Some(_), _) => (About::default(), Some(Unknown::Nested)),
-        (None, Some(uid)) => rootless(roots, found, uid),
-        (None, None) => match found.engine {
-            Engine::Docker => docker(found, sources),
-            Engine::Podman => podman(found, sources),
-            Engine::Containerd => containerd(found, sources),
-            Engine::Crio => crio(found, sources),
-        },
+    let all = reach == Reach::All;
+    let docker_socket = sources.docker_socket.as_deref().filter(|_| all);
+    let podman_socket = sources.podman_socket.as_deref().filter(|_| all);
+    let (about, unknown) = match (&found.outer, user, found.engine) {
+        (Some(_), _, _) => (About::default(), Some(Unknown::Nested)),
+        (None, Some(_), _) if !all => (About::default(), Some(Unknown::NotAsked)),
+        (None, Some(uid), _) => rootless(roots, found, uid),
+        (None, None, Engine::Docker) => docker(found, sources, docker_socket),
+        (None, None, Engine::Podman) => podman(found, sources, podman_socket),
+        (None, None, Engine::Containerd) => containerd(found, sources, docker_socket),
+        (None, None, Engine::Crio) => crio(found, sources),
     };
     let pid1 = about.pid1.filter(|pid| is_in_group(roots, *pid, &found.path));
     // Nobody whom we believe tells the pid of these.
     let told = pid1.is_some() || user.is_some();
+    // Podman's labels come through its socket only.
+    let labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
     let hopeless = matches!(unknown, Some(Unknown::Nested | Unknown::NoHome { .. }));
     Container {
         id: found.id.clone(),
         engine: found.engine,
-        complete: hopeless || (about.name.is_some() && told),
+        complete: hopeless || (about.name.is_some() && told && labels),
         unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),
-        name: about.name,
-        image: about.image,
+        named: about.name.is_some(),
+        name: about.name.unwrap_or_else(|| short_id(&found.id).to_string()),
+        image: about.image.unwrap_or_default(),
         labels: about.labels,
-        env: about.env,
+        env: about.env.into_iter().filter(|(key, _)| sources.variables.contains(key)).collect(),
         pid1,
         sandbox: about.sandbox,
     }
@@ -233,28 +170,28 @@ pub fn describe(roots: &Roots, found: &Found, sources: &Sources) -> Container {
 
 type Answer = (About, Option<Unknown>);
 
-fn docker(found: &Found, sources: &Sources) -> Answer {
+fn docker(found: &Found, sources: &Sources, socket: Option<&Path>) -> Answer {
     let file = Path::new("containers").join(&found.id).join("config.v2.json");
     let mut why = None;
-    for root in &sources.docker {
-        match parsed(root, &file, Owner::Trusted, |text| engine_json::docker(text, &found.id)) {
+    for root in sources.docker_roots() {
+        match parsed(&root, &file, Owner::Trusted, |text| engine_json::docker(text, &found.id)) {
             Ok(about) => return (about, None),
             // The first is the usual place, and what is wrong there tells most.
             Err(unknown) => _ = why.get_or_insert(unknown),
         }
     }
-    match ask(sources.docker_socket.as_deref(), &found.id) {
+    match ask(socket, &found.id) {
         Ok(about) => (about, None),
         Err(unknown) => (About::default(), Some(why.or(unknown).unwrap_or(Unknown::NoEngine))),
     }
 }
 
-fn podman(found: &Found, sources: &Sources) -> Answer {
+fn podman(found: &Found, sources: &Sources, socket: Option<&Path>) -> Answer {
     let places = sources.storage.iter().chain(&sources.storage_run).map(PathBuf::as_path);
     let (mut about, mut why) = stored(places, Path::new(""), &found.id, Owner::Trusted);
     about.pid1 =
         sources.storage_run.iter().find_map(|run| pid_file(run, &found.id, "userdata/pidfile"));
-    match ask(sources.podman_socket.as_deref(), &found.id) {
+    match ask(socket, &found.id) {
         Ok(engine) => {
             about.labels = engine.labels;
             about.pid1 = about.pid1.or(engine.pid1);
@@ -315,7 +252,7 @@ fn crio(found: &Found, sources: &Sources) -> Answer {
     (About::default(), Some(why.unwrap_or(Unknown::NoEngine)))
 }
 
-fn containerd(found: &Found, sources: &Sources) -> Answer {
+fn containerd(found: &Found, sources: &Sources, docker_socket: Option<&Path>) -> Answer {
     let mut why = None;
     for bundle in sources.bundles(&found.id) {
         match parsed(&bundle, Path::new("config.json"), Owner::Trusted, engine_json::oci) {
@@ -330,7 +267,7 @@ fn containerd(found: &Found, sources: &Sources) -> Answer {
         }
     }
     // A kubelet that runs on Docker (cri-dockerd) looks like containerd from its groups.
-    let (about, unknown) = docker(found, sources);
+    let (about, unknown) = docker(found, sources, docker_socket);
     let unknown = if about.name.is_some() { None } else { why.or(unknown) };
     (about, unknown)
 }
@@ -429,96 +366,12 @@ fn is_in_group(roots: &Roots, pid: u32, group: &Path) -> bool {
     [cgroup.v1_memory, cgroup.v2].iter().flatten().any(|path| holds(path))
 }
 
-fn docker_root_of(roots: &Roots) -> Option<PathBuf> {
-    let text = beneath::read(
-        &roots.path("/etc/docker"),
-        Path::new("daemon.json"),
-        FILE_MAX,
-        Owner::Trusted,
-    );
-    engine_json::docker_data_root(&text.ok()?).ok()?.map(PathBuf::from)
-}
-
-/// `/var/lib/docker` and, with userns-remap, `/var/lib/docker/165536.165536`.
-fn with_remapped(root: PathBuf) -> Vec<PathBuf> {
-    let is_id = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let remapped = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.split_once('.'));
-        name.is_some_and(|(uid, gid)| is_id(uid) && is_id(gid))
-    };
-    let mut all = vec![root];
-    let more: Vec<PathBuf> = directories(&all[0]).into_iter().filter(remapped).collect();
-    all.extend(more);
-    all
-}
-
-struct StorageRoots {
-    graph: PathBuf,
-    run: PathBuf,
-}
-
-/// Where containers/storage keeps things (containers-storage.conf(5)).
-fn storage_roots(roots: &Roots) -> StorageRoots {
-    #[derive(Deserialize, Default)]
-    struct Conf {
-        #[serde(default)]
-        storage: Storage,
-    }
-    #[derive(Deserialize, Default)]
-    struct Storage {
-        graphroot: Option<PathBuf>,
-        runroot: Option<PathBuf>,
-    }
-    let read = |directory: &str| {
-        let place = roots.path(directory);
-        let text =
-            beneath::read(&place, Path::new("storage.conf"), FILE_MAX, Owner::Trusted).ok()?;
-        toml::from_str::<Conf>(std::str::from_utf8(&text).ok()?).ok()
-    };
-    let conf =
-        read("/etc/containers").or_else(|| read("/usr/share/containers")).unwrap_or_default();
-    let absolute = |path: Option<PathBuf>, usual: &str| {
-        path.filter(|path| path.is_absolute()).unwrap_or_else(|| PathBuf::from(usual))
-    };
-    StorageRoots {
-        graph: absolute(conf.storage.graphroot, "/var/lib/containers/storage"),
-        run: absolute(conf.storage.runroot, "/run/containers/storage"),
-    }
-}
-
-/// The home that /etc/passwd names. Read as text: a static binary has no NSS.
-fn home_of(roots: &Roots, uid: u32) -> Option<PathBuf> {
-    let text =
-        beneath::read(&roots.path("/etc"), Path::new("passwd"), FILE_MAX, Owner::Trusted).ok()?;
-    let home = text.split(|b| *b == b'\n').find_map(|line| {
-        let mut fields = line.split(|b| *b == b':').skip(2);
-        let theirs = std::str::from_utf8(fields.next()?).ok()?.parse() == Ok(uid);
-        // The group, the comment, the home.
-        let home = fields.nth(2)?;
-        theirs.then(|| std::str::from_utf8(home).ok().map(PathBuf::from))
-    })??;
-    home.is_absolute().then_some(home)
-}
-
-/// The directories in one, in order and bounded; none if it cannot be read.
-fn directories(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    let mut all: Vec<PathBuf> = entries
-        .flatten()
-        .filter(is_directory)
-        .map(|entry| entry.path())
-        .take(DIRECTORIES_MAX)
-        .collect();
-    all.sort();
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
+    use std::fs;
     use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::os::unix::net::UnixListener;
@@ -541,7 +394,16 @@ mod tests {
 
     fn on(root: &str, engine: Engine, id: &str, path: &str) -> Container {
         let roots = fixture(root);
-        describe(&roots, &group(engine, id, path), &Sources::find(&roots, None))
+        describe(&roots, &group(engine, id, path), &sources(&roots))
+    }
+
+    fn sources(roots: &Roots) -> Sources {
+        let names = ["NBGUARD_PROTECT", "LANG", "A"].map(String::from);
+        Sources::new(roots, None, names.to_vec())
+    }
+
+    fn named(told: &Container) -> Option<&str> {
+        told.named.then_some(told.name.as_str())
     }
 
     fn value<'a>(pairs: &'a [(String, String)], key: &str) -> Option<&'a str> {
@@ -567,7 +429,7 @@ mod tests {
 
         fn describe(&self, found: &Found) -> Container {
             let roots = Roots::at(&self.0).unwrap();
-            describe(&roots, found, &Sources::find(&roots, None))
+            describe(&roots, found, &sources(&roots))
         }
     }
 
@@ -580,10 +442,10 @@ mod tests {
     #[test]
     fn docker_is_read_from_its_own_files() {
         let told = on("docker", Engine::Docker, DOCKER, "docker/{}");
-        assert_eq!(told.name.as_deref(), Some("lab-anna"));
-        assert_eq!(told.image.as_deref(), Some("tiny:1"));
+        assert_eq!(named(&told), Some("lab-anna"));
+        assert_eq!(told.image, "tiny:1");
         assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
-        assert_eq!(value(&told.env, "LANG"), Some("C.UTF-8"));
+        assert_eq!(told.env, [("LANG".to_string(), "C.UTF-8".to_string())], "and no token");
         assert_eq!((told.pid1, told.complete, told.unknown), (Some(31357), true, None));
     }
 
@@ -591,27 +453,27 @@ mod tests {
     fn a_container_that_does_not_run_yet_is_not_complete() {
         let id = format!("{}0", "b".repeat(63));
         let told = on("docker", Engine::Docker, &id, "system.slice/docker-{}.scope");
-        assert_eq!(told.name.as_deref(), Some("lab-remapped"), "below 165536.165536");
+        assert_eq!(named(&told), Some("lab-remapped"), "below 165536.165536");
         assert_eq!((told.pid1, told.complete), (None, false));
     }
 
     #[test]
     fn a_pid_is_believed_only_where_it_is_in_the_group() {
         let told = on("docker", Engine::Docker, DOCKER, "system.slice/docker-{}.scope");
-        assert_eq!((told.name.as_deref(), told.pid1), (Some("lab-anna"), None));
+        assert_eq!((named(&told), told.pid1), (Some("lab-anna"), None));
         assert!(!told.complete);
     }
 
     #[test]
     fn podman_is_read_from_its_storage() {
         let told = on("podman", Engine::Podman, PODMAN, "machine.slice/libpod-{}.scope");
-        assert_eq!(told.name.as_deref(), Some("lab-bert"));
-        assert_eq!(told.image.as_deref(), Some("localhost/tiny:1"));
+        assert_eq!(named(&told), Some("lab-bert"));
+        assert_eq!(told.image, "localhost/tiny:1");
         assert_eq!(value(&told.env, "NBGUARD_PROTECT"), Some("1"));
         assert_eq!(value(&told.labels, "io.container.manager"), Some("libpod"));
         assert_eq!((told.pid1, told.complete, told.unknown), (Some(32301), true, None));
         let told = on("podman", Engine::Podman, VOLATILE, "machine.slice/libpod-{}.scope");
-        assert_eq!(told.name.as_deref(), Some("lab-volatile"));
+        assert_eq!(named(&told), Some("lab-volatile"));
         assert_eq!(value(&told.labels, "io.podman.annotations.autoremove"), Some("TRUE"));
     }
 
@@ -620,42 +482,22 @@ mod tests {
         let id = |n: u8| format!("{}{n}", "c".repeat(63));
         let scope = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod6d1f0b52_7a52_4c9e_9b53_0d3f6f0e5a11.slice/cri-containerd-{}.scope";
         let told = on("containerd", Engine::Containerd, &id(1), scope);
-        assert_eq!(told.name.as_deref(), Some("hub/jupyter-anna/notebook"));
-        assert_eq!(told.image.as_deref(), Some("quay.io/jupyter/scipy-notebook:2026-01-05"));
+        assert_eq!(named(&told), Some("hub/jupyter-anna/notebook"));
+        assert_eq!(told.image, "quay.io/jupyter/scipy-notebook:2026-01-05");
         assert_eq!((told.pid1, told.complete, told.sandbox), (Some(4711), true, false));
         let told = on("containerd", Engine::Containerd, &id(2), scope);
         assert!(told.sandbox);
         let told = on("containerd", Engine::Containerd, &id(3), "system.slice/nerdctl-{}.scope");
-        assert_eq!(told.name.as_deref(), Some("lab-nerd"));
+        assert_eq!(named(&told), Some("lab-nerd"));
         assert_eq!(value(&told.labels, "team"), Some("blue"));
         let told = on("containerd", Engine::Containerd, "web", "default/web");
-        assert_eq!((told.name.as_deref(), told.shown_name()), (Some("web"), "web"));
+        assert_eq!((named(&told), told.name.as_str()), (Some("web"), "web"));
         let crio = format!("{}5", "d".repeat(63));
         let told =
             on("crio", Engine::Crio, &crio, "kubepods.slice/kubepods-pod1.slice/crio-{}.scope");
-        assert_eq!(told.name.as_deref(), Some("hub/jupyter-bert/notebook"));
+        assert_eq!(named(&told), Some("hub/jupyter-bert/notebook"));
         assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
         assert_eq!((told.pid1, told.complete), (Some(815), true));
-    }
-
-    #[test]
-    fn bare_ids_are_asked_of_every_engine() {
-        let c = |n: u8| format!("{}{n}", "c".repeat(63));
-        let table = [
-            ("docker", "notebooks", DOCKER.to_string(), Some(Engine::Docker)),
-            ("docker", "notebooks", c(1), None),
-            ("podman", "jobs", PODMAN.to_string(), Some(Engine::Podman)),
-            ("containerd", "x", c(3), Some(Engine::Containerd)),
-            ("containerd", "notebooks", c(4), Some(Engine::Docker)),
-            ("containerd", "default", "web".into(), Some(Engine::Containerd)),
-            ("containerd", "other", "web".into(), None),
-            ("containerd", "..", "web".into(), None),
-            ("containerd", "default", "..".into(), None),
-        ];
-        for (root, parent, id, expected) in table {
-            let sources = Sources::find(&fixture(root), None);
-            assert_eq!(sources.knows(parent, &id), expected, "{root} {parent}/{id}");
-        }
     }
 
     #[test]
@@ -672,7 +514,7 @@ mod tests {
             String::from_utf8_lossy(&request[..n]).into_owned()
         });
         let told = world.describe(&group(Engine::Docker, DOCKER, "docker/{}"));
-        assert_eq!((told.name.as_deref(), told.unknown.clone()), (Some("lab-anna"), None));
+        assert_eq!((named(&told), told.unknown.clone()), (Some("lab-anna"), None));
         assert_eq!(value(&told.labels, "nbguard.protect"), Some("true"));
         assert!(engine.join().unwrap().starts_with(&format!("GET /containers/{DOCKER}/json ")));
     }
@@ -699,7 +541,7 @@ mod tests {
             assert!(started.elapsed() < Duration::from_secs(2));
             let why = told.unknown.as_ref().unwrap().to_string();
             assert!(why.contains(expected) && why.contains("config.v2.json"), "{why}");
-            assert_eq!((told.name.as_deref(), told.shown_name()), (None, "5baba5339d9d"));
+            assert_eq!((named(&told), told.name.as_str()), (None, "5baba5339d9d"));
             assert!(!told.complete);
         };
         for (text, expected) in texts {
@@ -724,7 +566,7 @@ mod tests {
         let file = format!("var/lib/docker/containers/{DOCKER}/config.v2.json");
         world.write(&file, format!(r#"{{"ID":"{DOCKER}","Name":"/a\u001b]0;x\u0007\nb"}}"#));
         let told = world.describe(&group(Engine::Docker, DOCKER, "docker/{}"));
-        assert_eq!(told.shown_name(), r"a\u{1b}]0;x\u{7}\u{a}b");
+        assert_eq!(told.name.as_str(), r"a\u{1b}]0;x\u{7}\u{a}b");
     }
 
     #[test]
@@ -761,22 +603,22 @@ mod tests {
         let podman = |uid| group(Engine::Podman, PODMAN, &tree(uid, "libpod-{}.scope"));
         if world.0.metadata().unwrap().uid() != 0 {
             let told = world.describe(&podman(uid));
-            assert_eq!(told.name.as_deref(), Some("lab-bert"));
+            assert_eq!(named(&told), Some("lab-bert"));
         } else {
             for path in [&storage.to_string(), &docker] {
                 chown_all(&world.0.join(path), uid);
             }
             let told = world.describe(&podman(uid));
-            assert_eq!(told.name.as_deref(), Some("lab-bert"), "{:?}", told.unknown);
+            assert_eq!(named(&told), Some("lab-bert"), "{:?}", told.unknown);
             assert_eq!((value(&told.env, "A"), told.pid1, told.complete), (Some("1"), None, true));
             let told =
                 world.describe(&group(Engine::Docker, DOCKER, &tree(uid, "docker-{}.scope")));
-            assert_eq!((told.name.as_deref(), told.pid1), (Some("mine"), None));
+            assert_eq!((named(&told), told.pid1), (Some("mine"), None));
         }
         let told = world.describe(&group(Engine::Docker, PODMAN, &tree(uid, "docker-{}.scope")));
-        assert_eq!(told.name, None, "the host's engines are not asked");
+        assert_eq!(named(&told), None, "the host's engines are not asked");
         let told = world.describe(&podman(stranger));
-        assert_eq!(told.name, None);
+        assert_eq!(named(&told), None);
         assert!(told.unknown.unwrap().to_string().contains("does not belong to user"));
         let told = world.describe(&podman(stranger + 1));
         assert_eq!(told.unknown, Some(Unknown::NoHome { uid: stranger + 1 }));
@@ -795,25 +637,30 @@ mod tests {
         let roots = fixture("docker");
         let mut found = group(Engine::Docker, DOCKER, "system.slice/x/docker/{}");
         found.outer = Some("system.slice/x".into());
-        let told = describe(&roots, &found, &Sources::find(&roots, None));
-        assert_eq!((told.name.as_deref(), told.shown_name()), (None, "5baba5339d9d"));
+        let told = describe(&roots, &found, &sources(&roots));
+        assert_eq!((named(&told), told.name.as_str()), (None, "5baba5339d9d"));
         assert_eq!((told.unknown, told.complete), (Some(Unknown::Nested), true));
+    }
+    #[test]
+    fn a_glance_asks_nobody_and_says_that_there_is_more() {
+        let roots = fixture("podman");
+        let found = group(Engine::Podman, PODMAN, "machine.slice/libpod-{}.scope");
+        let told = glance(&roots, &found, &sources(&roots));
+        assert_eq!((named(&told), told.complete), (Some("lab-bert"), false), "labels are to come");
+        let docker = fixture("docker");
+        let found = group(Engine::Docker, DOCKER, "docker/{}");
+        assert_eq!(
+            glance(&docker, &found, &sources(&docker)),
+            describe(&docker, &found, &sources(&docker))
+        );
+        let path = "user.slice/user-7.slice/user@7.service/user.slice/libpod-{}.scope";
+        let told = glance(&roots, &group(Engine::Podman, PODMAN, path), &sources(&roots));
+        assert_eq!((told.unknown, told.complete), (Some(Unknown::NotAsked), false));
     }
 
     #[test]
-    fn the_data_root_is_the_configured_one_first() {
-        let roots = fixture("docker");
-        let found = Sources::find(&roots, None);
-        assert_eq!(
-            found.docker,
-            [roots.path("/srv/docker"), roots.path("/srv/docker/165536.165536")]
-        );
-        let given = Sources::find(&roots, Some(Path::new("/data/docker")));
-        assert_eq!(given.docker, [roots.path("/data/docker")]);
-        assert_eq!(
-            Sources::find(&fixture("crio"), None).docker,
-            [fixture("crio").path("/var/lib/docker")]
-        );
-        assert_eq!(found.docker_socket, None);
+    fn a_slice_is_called_by_its_name() {
+        let slice = Container::of_slice("note\u{1b}books.slice");
+        assert_eq!((slice.name.as_str(), slice.complete), (r"note\u{1b}books.slice", true));
     }
 }

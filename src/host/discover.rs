@@ -110,7 +110,7 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Asks the engines whose container a bare id is (`parent`, `id`): see `Sources::knows`.
+/// Asks the engines whose container a bare id is (`parent`, `id`): see [`crate::host::sources::Sources::knows`].
 pub type Knows<'a> = &'a dyn Fn(&str, &str) -> Option<Engine>;
 
 /// Sets a watch on a directory (relative to the memory root) and says whether it now has one.

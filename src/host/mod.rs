@@ -12,15 +12,17 @@ mod members;
 pub mod memory;
 pub mod mode;
 pub mod procs;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod watches;
 
-pub use container::{Container, Sources};
+pub use container::Container;
 pub use discover::{Action, Engine, Found, Scan};
 pub use group::Group;
 pub use members::PidCount;
 pub use mode::{Hierarchies, hierarchies};
 pub use procs::ScanCount;
+pub use sources::Sources;
 
 pub use crate::roots::{Buffer, Roots};

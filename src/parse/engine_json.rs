@@ -8,9 +8,11 @@ use std::fmt;
 
 use crate::parse::escape::is_deceptive;
 
-/// How many labels, and how many variables, are kept of one container. Compose sets about 12
-/// labels, a notebook image about 30 variables, Kubernetes seven variables a service.
-pub const PAIRS_MAX: usize = 64;
+/// How many labels are kept of one container. Compose sets about 12.
+pub const LABELS_MAX: usize = 64;
+/// How many variables are handed on, for somebody to pick from. A notebook image sets about 30,
+/// Kubernetes seven for each service of the namespace.
+pub const ENV_MAX: usize = 1024;
 /// The longest key kept whole. Kubernetes allows 253 + 1 + 63 bytes; seen so far: below 60.
 pub const KEY_MAX: usize = 256;
 /// The longest value kept whole: a path or a switch, not a document.
@@ -306,7 +308,7 @@ impl<'de> Deserialize<'de> for Pairs {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    keep(&mut pairs, &key, &value);
+                    keep(&mut pairs, LABELS_MAX, &key, &value);
                 }
                 Ok(Pairs(pairs))
             }
@@ -333,7 +335,7 @@ impl<'de> Deserialize<'de> for Env {
                 let mut pairs = Vec::new();
                 while let Some(line) = list.next_element::<String>()? {
                     let (key, value) = line.split_once('=').unwrap_or((&line, ""));
-                    keep(&mut pairs, key, value);
+                    keep(&mut pairs, ENV_MAX, key, value);
                 }
                 Ok(Env(pairs))
             }
@@ -342,14 +344,13 @@ impl<'de> Deserialize<'de> for Env {
     }
 }
 
-/// Keeps the first [`PAIRS_MAX`]. A pair that is meant for us gets in even when it comes late: a
-/// container of Kubernetes can have hundreds of variables that nobody asked for.
-fn keep(pairs: &mut Vec<(String, String)>, key: &str, value: &str) {
+/// Keeps the first `most`. A pair that is meant for us gets in even when it comes late.
+fn keep(pairs: &mut Vec<(String, String)>, most: usize, key: &str, value: &str) {
     let ours = |key: &str| key.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("nbguard"));
     // What is read out of an annotation later must stay whole to be JSON still.
     let max = if key == CRIO_LABELS { 64 * VALUE_MAX } else { VALUE_MAX };
     let pair = || (clean(key, KEY_MAX), clean(value, max));
-    if pairs.len() < PAIRS_MAX {
+    if pairs.len() < most {
         pairs.push(pair());
     } else if ours(key) || needed(key) {
         let last = pairs.iter().rposition(|(k, _)| !ours(k) && !needed(k));
@@ -405,11 +406,11 @@ mod tests {
 
     #[test]
     fn a_late_pair_of_ours_is_kept_of_hundreds() {
-        let mut env: Vec<String> = (0..500).map(|i| format!("\"SVC_{i}=tcp\"")).collect();
+        let mut env: Vec<String> = (0..ENV_MAX * 2).map(|i| format!("\"SVC_{i}=tcp\"")).collect();
         env.push("\"NBGUARD_PROTECT=1\"".into());
         let text = format!(r#"{{"ID":"{ID}","Config":{{"Env":[{}]}}}}"#, env.join(","));
         let about = docker(text.as_bytes(), ID).unwrap();
-        assert_eq!(about.env.len(), PAIRS_MAX);
+        assert_eq!(about.env.len(), ENV_MAX);
         assert_eq!(value(&about.env, "NBGUARD_PROTECT"), Some("1"));
     }
 

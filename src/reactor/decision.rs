@@ -2,8 +2,6 @@
 //! processes, and lets policy decide. All in vectors that are kept: after the first episode
 //! nothing here allocates between an event and a signal.
 
-use std::time::Duration;
-
 use ::log::warn;
 
 use super::Reactor;
@@ -301,9 +299,7 @@ impl Reactor {
             .and_then(|domain| domain.episode.as_ref())
             .is_some_and(|episode| episode.stalled);
         let near = self.scratch.figures.as_ref().zip(self.scratch.gate.as_ref()).is_some_and(
-            |(figures, (_, scale))| {
-                figures.usage.plus(scale.total.times(CRITICAL)) >= scale.total
-            },
+            |(figures, (_, scale))| figures.usage.plus(scale.total.times(CRITICAL)) >= scale.total,
         );
         stalled || near
     }
@@ -347,13 +343,7 @@ impl Reactor {
         }
     }
 
-    fn decide(
-        &mut self,
-        who: Asker,
-        late: bool,
-        gate: &Gate,
-        scale: Scale,
-    ) -> Option<Verdict> {
+    fn decide(&mut self, who: Asker, late: bool, gate: &Gate, scale: Scale) -> Option<Verdict> {
         let Reactor { watches, host, scratch, .. } = self;
         let (domain, settings) = match who {
             Some(id) => {

@@ -9,12 +9,12 @@ use mio::Interest;
 use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::os::fd::AsRawFd;
 
+use super::Reactor;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
-use super::Reactor;
 use crate::config::{Config, ContainerFacts};
-use crate::facts::{Events, Field, Figures, Limit, Mode};
+use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
 use crate::host::group::{Group, Version};
@@ -46,6 +46,8 @@ pub(super) struct Discovery {
     sources: Sources,
     /// Rescans that inotify's overflow made necessary.
     pub overflows: u64,
+    /// Walks that left something out.
+    pub skipped: u64,
     /// When the descriptions that were incomplete are tried again.
     again: Option<Moment>,
 }
@@ -60,6 +62,7 @@ impl Discovery {
             containers: Quota::for_containers(),
             sources: sources(roots, config),
             overflows: 0,
+            skipped: 0,
             again: None,
         }
     }
@@ -71,7 +74,8 @@ impl Discovery {
 
 /// Where engines keep what they know, as configured.
 fn sources(roots: &Roots, config: &Config) -> Sources {
-    let mut sources = Sources::find(roots, config.guard.docker_root.as_deref());
+    let variables = config.protect.env.iter().cloned().collect();
+    let mut sources = Sources::new(roots, config.guard.docker_root.as_deref(), variables);
     sources.docker_socket = config.guard.docker_socket.as_deref().map(|path| roots.path(path));
     sources
 }
@@ -95,8 +99,12 @@ impl Reactor {
     pub(super) fn rescan(&mut self) {
         let scan = self.walk(None);
         let listed: HashSet<PathBuf> = scan.parents.iter().cloned().collect();
-        for stale in self.discovery.directories.forget_unlisted(&listed) {
-            let _ = self.inotify.rm_watch(stale);
+        let limit_file = discover::limit_file(&self.hierarchies);
+        let covered = scan.covered.iter().map(|found| found.path.join(limit_file)).collect();
+        let mut stale = self.discovery.directories.forget_unlisted(&listed);
+        stale.extend(self.discovery.covered.forget_unlisted(&covered));
+        for watch in stale {
+            let _ = self.inotify.rm_watch(watch);
         }
         let there: HashSet<&Path> = scan.containers.iter().map(|f| f.path.as_path()).collect();
         let gone: Vec<WatchId> = self
@@ -127,7 +135,11 @@ impl Reactor {
 
     fn take(&mut self, scan: Scan) {
         if !scan.skipped.is_nothing() {
-            warn!("{}: containers there are not guarded, skipped", scan.skipped);
+            self.discovery.skipped += 1;
+            // A tenant can make this happen at will: told once, counted afterwards.
+            if self.discovery.skipped == 1 {
+                warn!("{}: containers there are not guarded, skipped", scan.skipped);
+            }
         }
         let limit_file = discover::limit_file(&self.hierarchies);
         for found in &scan.covered {
@@ -215,25 +227,17 @@ impl Reactor {
             return;
         }
         let container = self.describe(&found);
+        if container.sandbox {
+            debug!("{}: a pod's pause container, not watched", found.path.display());
+            return;
+        }
         self.add_watch(Kind::Container, found, container);
     }
 
-    /// What the engine's own files say, which takes 0.2 ms. Sockets and users' homes may block,
+    /// What the engine's own files say, which takes 0.3 ms. Sockets and users' homes may block,
     /// so what only they know is asked for on the helper, a little later.
     fn describe(&mut self, found: &Found) -> Container {
-        let files = Sources {
-            docker_socket: None,
-            podman_socket: None,
-            ..self.discovery.sources.clone()
-        };
-        let mut container = match found.user {
-            None => container::describe(&self.roots, found, &files),
-            Some(_) => Container::unnamed(found),
-        };
-        let asks = container.name.is_none() && found.outer.is_none();
-        if asks {
-            container.complete = false;
-        }
+        let container = container::glance(&self.roots, found, &self.discovery.sources);
         if !container.complete {
             let soon = self.now().plus(DESCRIBED_AGAIN);
             self.discovery.again.get_or_insert(soon);
@@ -251,9 +255,7 @@ impl Reactor {
             outer: None,
             user: None,
         };
-        let mut container = Container::unnamed(&found);
-        container.name = Some(name);
-        container.complete = true;
+        let container = Container::of_slice(&name);
         self.add_watch(Kind::Slice, found, container);
     }
 
@@ -281,7 +283,7 @@ impl Reactor {
         let facts = facts_of(&container);
         let settings = self.config.settings_for(&facts);
         if settings.ignore {
-            debug!("{}: a rule or label says to ignore it", container.shown_name());
+            debug!("{:?}: a rule or label says to ignore it", container.name);
             return;
         }
         if !self.discovery.containers.admit(&path) {
@@ -703,8 +705,8 @@ impl Reactor {
 fn facts_of(container: &Container) -> ContainerFacts<'_> {
     ContainerFacts {
         id: &container.id,
-        name: container.shown_name(),
-        image: container.image.as_deref().unwrap_or_default(),
+        name: &container.name,
+        image: &container.image,
         labels: &container.labels,
         env: &container.env,
     }

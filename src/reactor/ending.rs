@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use ::log::warn;
 use mio::Interest;
@@ -182,8 +181,7 @@ impl Reactor {
         for (index, member) in ending.job.members().iter().enumerate().skip(first) {
             let Some(fd) = member.pidfd().map(|fd| fd.as_raw_fd()) else { continue };
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            if let Err(error) =
-                self.register(fd, For::Victim { serial, index }, Interest::READABLE)
+            if let Err(error) = self.register(fd, For::Victim { serial, index }, Interest::READABLE)
             {
                 warn!("a pidfd could not be registered: {error}: the sweeps will notice the exit");
             }
@@ -194,9 +192,8 @@ impl Reactor {
     fn release(&mut self, serial: u32) {
         let Some(ending) = self.endings.get(serial) else { return };
         let procs = &self.scratch.procs;
-        let size = |key: ProcKey| {
-            procs.iter().find(|p| p.key == key).map_or(Bytes::ZERO, |proc| proc.rss)
-        };
+        let size =
+            |key: ProcKey| procs.iter().find(|p| p.key == key).map_or(Bytes::ZERO, |proc| proc.rss);
         let mut largest: Vec<(Bytes, BorrowedFd<'_>)> = ending
             .job
             .members()

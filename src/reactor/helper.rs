@@ -33,12 +33,26 @@ pub type Asker = Option<WatchId>;
 /// A question to the reader.
 #[derive(Debug)]
 pub enum Question {
-    Identify { asker: Asker, keys: Vec<ProcKey> },
-    Pss { asker: Asker, keys: Vec<ProcKey>, until: Instant },
+    Identify {
+        asker: Asker,
+        keys: Vec<ProcKey>,
+    },
+    Pss {
+        asker: Asker,
+        keys: Vec<ProcKey>,
+        until: Instant,
+    },
     /// What a container is called, where its engine had not written it yet.
-    Describe { watch: WatchId, found: Box<Found>, sources: Box<Sources> },
+    Describe {
+        watch: WatchId,
+        found: Box<Found>,
+        sources: Box<Sources>,
+    },
     /// Whether these small members of a tree that is being ended are trackers.
-    Trackers { serial: u32, keys: Vec<ProcKey> },
+    Trackers {
+        serial: u32,
+        keys: Vec<ProcKey>,
+    },
 }
 
 /// A piece of work for the worker.
@@ -59,12 +73,30 @@ pub enum Work {
 #[derive(Debug)]
 pub enum Answer {
     /// Whoever could not be read is not in it.
-    Identified { asker: Asker, read: Vec<Identity> },
-    Pss { asker: Asker, pss: Vec<(ProcKey, Field<Bytes>)> },
-    Trackers { serial: u32, read: Vec<(ProcKey, bool)> },
-    HighSet { watch: WatchId, value: Limit, result: io::Result<()> },
-    Frozen { serial: u32 },
-    Described { watch: WatchId, container: Box<Container> },
+    Identified {
+        asker: Asker,
+        read: Vec<Identity>,
+    },
+    Pss {
+        asker: Asker,
+        pss: Vec<(ProcKey, Field<Bytes>)>,
+    },
+    Trackers {
+        serial: u32,
+        read: Vec<(ProcKey, bool)>,
+    },
+    HighSet {
+        watch: WatchId,
+        value: Limit,
+        result: io::Result<()>,
+    },
+    Frozen {
+        serial: u32,
+    },
+    Described {
+        watch: WatchId,
+        container: Box<Container>,
+    },
 }
 
 /// The loop's end.

@@ -230,7 +230,9 @@ impl Reactor {
         self.scratch.gate = Some((gate, scale));
         self.scratch.of = None;
         let passed = gate.is_passed();
-        if !passed && self.host.domain.machine.has_tripwire() && !self.host.domain.machine.is_lifted()
+        if !passed
+            && self.host.domain.machine.has_tripwire()
+            && !self.host.domain.machine.is_lifted()
         {
             self.grant(None);
         }

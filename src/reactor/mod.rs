@@ -75,7 +75,10 @@ pub enum Error {
     Running(PathBuf),
     /// The hierarchies could not be found.
     Cgroups(mode::Error),
-    Io { what: String, error: io::Error },
+    Io {
+        what: String,
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for Error {
@@ -195,8 +198,8 @@ impl Reactor {
         let poll = Poll::new().map_err(failed("epoll"))?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|e| failed("inotify")(e.into()))?;
-        let waker = mio::Waker::new(poll.registry(), For::Helper.token())
-            .map_err(failed("eventfd"))?;
+        let waker =
+            mio::Waker::new(poll.registry(), For::Helper.token()).map_err(failed("eventfd"))?;
         let tool = options.tool.clone().unwrap_or_else(beside);
         let helper =
             Helper::start(&roots, tool.clone(), waker).map_err(failed("a helper thread"))?;
@@ -237,10 +240,8 @@ impl Reactor {
     /// Takes over what an earlier daemon left, finds the containers, and locks itself in memory.
     fn start(&mut self) -> Result<(), Error> {
         let registry = self.poll.registry();
-        let fixed = [
-            (self.signal_fd.as_raw_fd(), For::Signals),
-            (self.inotify_raw(), For::Inotify),
-        ];
+        let fixed =
+            [(self.signal_fd.as_raw_fd(), For::Signals), (self.inotify_raw(), For::Inotify)];
         for (fd, what) in fixed {
             registry
                 .register(&mut SourceFd(&fd), what.token(), Interest::READABLE)
@@ -346,9 +347,9 @@ impl Reactor {
     fn run_deadlines(&mut self) {
         let now = self.now();
         for slot in 0..self.watches.len() {
-            let due = self.watches[slot].as_ref().filter(|watch| {
-                watch.domain.machine.deadline().is_some_and(|at| at <= now)
-            });
+            let due = self.watches[slot]
+                .as_ref()
+                .filter(|watch| watch.domain.machine.deadline().is_some_and(|at| at <= now));
             if let Some(id) = due.map(|watch| watch.id) {
                 self.drive(Some(id), Input::Timer);
             }

@@ -21,7 +21,6 @@ use crate::observe::file::Log;
 use crate::parse::escape::escape;
 use crate::policy::decide::{HoldReason, Kill, Verdict as Decided, View};
 use crate::policy::episode::{Outcome, Wake};
-use crate::policy::rank::Ranking;
 use crate::policy::tree::Workload;
 use crate::report::{
     ContainerRecord, FiguresRecord, Incident, Kind as RecordKind, ProcessRecord, Refusal, Row,
@@ -263,9 +262,11 @@ impl Reactor {
                 _ if row.by_pss => "pss",
                 _ => "intervals",
             };
-            let members = forest.members(workload).iter().take(MEMBERS_MAX).map(|member| {
-                process_record(&procs[member.index as usize])
-            });
+            let members = forest
+                .members(workload)
+                .iter()
+                .take(MEMBERS_MAX)
+                .map(|member| process_record(&procs[member.index as usize]));
             incident.rows.push(Row {
                 pid: workload.root.pid,
                 start: workload.root.start,
@@ -305,7 +306,7 @@ impl Reactor {
     fn container_name(&self, workload: &Workload) -> Option<String> {
         let slot = *self.scratch.slots.get(usize::from(workload.container))?;
         let watch = self.watches.get(slot as usize)?.as_ref()?;
-        Some(shown(watch.container.shown_name()))
+        Some(shown(&watch.container.name))
     }
 
     fn fill_verdict(&self, incident: &mut Incident) {
@@ -394,8 +395,7 @@ impl Reactor {
             incident.freed = Some(episode.before.less(after));
         }
         if let Some(watch) = who.and_then(|id| self.watch(id)) {
-            incident.kernel_oom_kills =
-                watch.seen.oom_kill.saturating_sub(episode.oom_kills);
+            incident.kernel_oom_kills = watch.seen.oom_kill.saturating_sub(episode.oom_kills);
         }
         if let Some(serial) = episode.serial {
             self.complete_victim(serial, outcome, &mut incident);
@@ -422,8 +422,7 @@ impl Reactor {
             None => &self.host.settings,
         };
         let rungs = usize::from(ending.job.rung()) + 1;
-        victim.signals =
-            settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
+        victim.signals = settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
         victim.signalled = ending.job.signalled();
         victim.trackers_spared = ending.job.trackers();
         victim.sweeps = ending.job.sweeps;
@@ -549,8 +548,8 @@ fn container_record(watch: &Watch) -> ContainerRecord {
         watch.container.labels.iter().map(|(key, value)| (shown(key), shown(value))).collect();
     ContainerRecord {
         id: watch.found.id.clone(),
-        name: shown(watch.container.shown_name()),
-        image: watch.container.image.as_deref().map(shown).unwrap_or_default(),
+        name: shown(&watch.container.name),
+        image: shown(&watch.container.image),
         engine: watch.found.engine.as_str().to_owned(),
         labels,
     }
@@ -603,8 +602,18 @@ mod explain {
     pub fn row(_: &rank::Row, exclusion: Option<Exclusion>, _: Option<u32>) -> String {
         exclusion.map_or("yes", |e| e.as_str()).to_owned()
     }
-    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, _: &Facts<'_>) -> String {
-        format!("{} {:?}", kill.why.as_str(), first.and_then(|r| r.notebook.clone()))
+    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, f: &Facts<'_>) -> String {
+        format!(
+            "{} {:?} of {} {:?}: {} unreclaimable of {} used, threshold {}, total {}",
+            kill.why.as_str(),
+            first.and_then(|r| r.notebook.clone()),
+            f.domain,
+            f.container,
+            f.unreclaimable,
+            f.usage,
+            f.threshold,
+            f.total
+        )
     }
     pub fn hold(reason: HoldReason, _: Option<&Row>, _: &Facts<'_>) -> String {
         reason.as_str().to_owned()

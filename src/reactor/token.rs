@@ -18,7 +18,10 @@ pub enum For {
     /// A v1 usage threshold of a watch.
     V1(WatchId),
     /// A member (index) of the kill with this serial number.
-    Victim { serial: u32, index: u32 },
+    Victim {
+        serial: u32,
+        index: u32,
+    },
     /// A process that is followed while the tripwire is lifted; `None` of the host's domain.
     Followed(Option<WatchId>),
 }

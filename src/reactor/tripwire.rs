@@ -11,10 +11,10 @@ use ::log::{error, info, warn};
 
 use super::Reactor;
 use super::helper::Work;
-use super::watch::{Kind, OVERWRITES, OVERWRITES_IN, Steps};
+use super::watch::{OVERWRITES, OVERWRITES_IN, Steps};
 use crate::act::state::Changed;
 use crate::act::tripwire;
-use crate::facts::{Field, Figures, HostMode, Limit, Mode};
+use crate::facts::{Field, Figures, Limit, Mode};
 use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Step, Traits};
@@ -303,12 +303,10 @@ impl Reactor {
         let mut failure = None;
         for threshold in [steps.warning, steps.threshold] {
             let attempt = || -> std::io::Result<EventFd> {
-                let event =
-                    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+                let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
                 let usage =
                     watch.group.open_file("memory.usage_in_bytes", nix::fcntl::OFlag::O_RDONLY)?;
-                let words =
-                    format!("{} {} {}", event.as_raw_fd(), usage.as_raw_fd(), threshold.0);
+                let words = format!("{} {} {}", event.as_raw_fd(), usage.as_raw_fd(), threshold.0);
                 watch.group.write("cgroup.event_control", words.as_bytes())?;
                 Ok(event)
             };
@@ -326,7 +324,8 @@ impl Reactor {
         }
         self.close(old);
         for fd in &armed {
-            if let Err(error) = self.register(fd.as_raw_fd(), super::token::For::V1(id), Interest::READABLE)
+            if let Err(error) =
+                self.register(fd.as_raw_fd(), super::token::For::V1(id), Interest::READABLE)
             {
                 warn!("a v1 threshold could not be registered: {error}");
             }
@@ -335,7 +334,6 @@ impl Reactor {
             watch.v1_events = armed;
         }
     }
-
 }
 
 /// Usage with swap, as far as swap is known.

@@ -185,7 +185,7 @@ impl Watch {
     }
 
     pub fn name(&self) -> &str {
-        self.container.shown_name()
+        &self.container.name
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -219,7 +219,9 @@ mod tests {
             (format!("docker/{id}"), None),
             (format!("system.slice/docker-{id}.scope/docker/{id}"), None),
             (
-                format!("user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{id}.scope"),
+                format!(
+                    "user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{id}.scope"
+                ),
                 None,
             ),
         ] {

@@ -6,4 +6,5 @@ pub mod memory;
 pub mod pidfd;
 pub mod psi;
 pub mod random;
+pub mod terminal;
 pub mod xattr;

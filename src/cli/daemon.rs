@@ -1,0 +1,145 @@
+//! The command line of the daemon, for `nbguardd` and for the hidden `nbguard daemon` alike.
+//! Parsed by hand: clap would double the resident binary for two options.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::exit::{self, Exit};
+use crate::cli::files;
+use crate::reactor::{self, Options};
+
+/// The options of the daemon, and what they say.
+const OPTIONS: [(&str, &str); 4] = [
+    ("-c, --config <FILE>", "The configuration; `conf.d/*.toml` beside it is read after it"),
+    ("    --dry-run", "Decide and record, but touch nothing and end nobody"),
+    ("-h, --help", "Print help"),
+    ("-V, --version", "Print version"),
+];
+
+/// What clap hands through untouched.
+#[derive(Args, Debug)]
+pub struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    Run { config: PathBuf, dry_run: bool },
+    Help,
+    Version,
+    Wrong(String),
+}
+
+/// Reads the daemon's arguments (without its name).
+pub fn parse(words: impl IntoIterator<Item = OsString>, default: &Path) -> Asked {
+    let mut config = default.to_owned();
+    let mut dry_run = false;
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--dry-run") => dry_run = true,
+            Some("-h" | "--help") => return Asked::Help,
+            Some("-V" | "--version") => return Asked::Version,
+            Some("-c" | "--config") => match words.next() {
+                Some(file) => config = PathBuf::from(file),
+                None => return Asked::Wrong("--config needs a file".to_owned()),
+            },
+            Some(word) if word.starts_with("--config=") => {
+                config = PathBuf::from(&word["--config=".len()..]);
+            }
+            _ => return Asked::Wrong(format!("unexpected argument {word:?}")),
+        }
+    }
+    Asked::Run { config, dry_run }
+}
+
+pub fn help() -> String {
+    let mut text = String::from(
+        "Guards containers: ends the one notebook that exhausts its container's memory.\n\n\
+         Usage: nbguardd [OPTIONS]\n\nOptions:\n",
+    );
+    for (option, meaning) in OPTIONS {
+        text += &format!("  {option:<21}{meaning}\n");
+    }
+    text += &format!("\nThe configuration is {} where no other is named.\n", files::DEFAULT);
+    text += "SIGHUP reads it again; SIGTERM restores what was changed and ends.\n\nExamples:\n  \
+             nbguardd --dry-run\n  nbguardd --config ./conf/nbguard.toml\n\n";
+    text + &exit::help()
+}
+
+/// `nbguardd`, from its arguments to its exit code.
+pub fn main() -> std::process::ExitCode {
+    start(parse(std::env::args_os().skip(1), Path::new(files::DEFAULT))).into()
+}
+
+/// `nbguard daemon`.
+pub fn run(config: &Path, passed: Passed) -> Exit {
+    start(parse(passed.words, config))
+}
+
+fn start(asked: Asked) -> Exit {
+    let mut out = std::io::stdout();
+    match asked {
+        Asked::Run { config, dry_run } => guard(config, dry_run),
+        Asked::Help => say(&mut out, &help()),
+        Asked::Version => say(&mut out, &format!("nbguardd {}\n", env!("CARGO_PKG_VERSION"))),
+        Asked::Wrong(message) => {
+            let text = format!("nbguardd: {message}\nTry 'nbguardd --help'.\n");
+            say(&mut std::io::stderr(), &text);
+            Exit::Usage
+        }
+    }
+}
+
+fn say(to: &mut dyn Write, text: &str) -> Exit {
+    match to.write_all(text.as_bytes()) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Wrong,
+    }
+}
+
+fn guard(config: PathBuf, dry_run: bool) -> Exit {
+    match reactor::run(&Options { config, dry_run, tool: None }) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
+            match error {
+                reactor::Error::Config(_) => Exit::Config,
+                _ => Exit::CannotWork,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(words: &[&str]) -> Asked {
+        parse(words.iter().map(OsString::from), Path::new("/d"))
+    }
+
+    #[test]
+    fn the_options_are_understood_in_any_order() {
+        let run = |config: &str, dry_run| Asked::Run { config: config.into(), dry_run };
+        assert_eq!(asked(&[]), run("/d", false));
+        assert_eq!(asked(&["--dry-run", "-c", "/x"]), run("/x", true));
+        assert_eq!(asked(&["--config=/x", "--dry-run"]), run("/x", true));
+        assert_eq!(asked(&["--config", "/x", "--help"]), Asked::Help);
+        assert_eq!(asked(&["-V"]), Asked::Version);
+        for bad in [&["--config"][..], &["--dryrun"], &["file"], &["-x"]] {
+            assert!(matches!(asked(bad), Asked::Wrong(_)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_option_and_exit_code() {
+        for option in ["--config", "--dry-run", "--help", "--version", "Exit codes", "SIGHUP"] {
+            assert!(help().contains(option), "{option}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Incidents in words: a row of the table, a line, or the whole story. Pure: records in, text out.
+
+use std::fmt::Write;
+
+use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
+use crate::report::{Incident, Kind, ProcessRecord, Row};
+
+/// Members that are listed of each workload.
+const MEMBERS_SHOWN: usize = 16;
+
+/// A table, one row each.
+pub fn list(records: &[super::read::Record]) -> String {
+    let rows: Vec<Vec<String>> = records
+        .iter()
+        .map(|record| {
+            let incident = &record.incident;
+            vec![
+                short(&incident.id),
+                safe(&incident.time, 32),
+                what(incident).to_owned(),
+                whose(incident),
+                whom(incident),
+                incident.victim.as_ref().map(|v| v.memory.to_string()).unwrap_or_default(),
+                safe(&incident.reason, CELL_MAX),
+            ]
+        })
+        .collect();
+    out::table(&["ID", "TIME", "WHAT", "CONTAINER", "NOTEBOOK", ">MEMORY", "WHY"], &rows)
+}
+
+/// One line, for `--follow`.
+pub fn line(incident: &Incident, paint: Paint) -> String {
+    let what = match incident.kind {
+        Kind::Hold => paint.yellow(what(incident)),
+        Kind::Kill | Kind::KernelOom => paint.red(what(incident)),
+    };
+    let victim = match &incident.victim {
+        Some(victim) => format!(" {} ({})", whom(incident), victim.memory),
+        None => String::new(),
+    };
+    format!(
+        "{}  {}  {what}  {}{victim}: {}",
+        safe(&incident.time, 32),
+        short(&incident.id),
+        whose(incident),
+        safe(&incident.sentence, LINE_MAX)
+    )
+}
+
+fn short(id: &str) -> String {
+    safe(id.get(..8).unwrap_or(id), CELL_MAX)
+}
+
+fn what(incident: &Incident) -> &'static str {
+    match (incident.kind, incident.dry_run) {
+        (Kind::Kill, false) => "ended",
+        (Kind::Kill, true) => "would end",
+        (Kind::Hold, _) => "held",
+        (Kind::KernelOom, _) => "kernel OOM",
+    }
+}
+
+fn whose(incident: &Incident) -> String {
+    match &incident.container {
+        Some(container) if !container.name.is_empty() => safe(&container.name, CELL_MAX),
+        Some(container) => safe(container.id.get(..12).unwrap_or(&container.id), CELL_MAX),
+        None => safe(&incident.domain, CELL_MAX),
+    }
+}
+
+fn whom(incident: &Incident) -> String {
+    match &incident.victim {
+        Some(victim) => safe(victim.notebook.as_ref().unwrap_or(&victim.name), CELL_MAX),
+        None => "-".to_owned(),
+    }
+}
+
+/// The whole story.
+pub fn full(incident: &Incident, paint: Paint) -> String {
+    let mut text = String::new();
+    head(&mut text, incident, paint);
+    figures(&mut text, incident);
+    victim(&mut text, incident);
+    ranking(&mut text, incident, paint);
+    bystanders(&mut text, incident);
+    if !incident.stack.is_empty() {
+        text += "\nWhat it was running, innermost first:\n";
+        for frame in incident.stack.iter().take(64) {
+            let _ = writeln!(text, "  {}", safe(frame, LINE_MAX));
+        }
+    }
+    text
+}
+
+fn field(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    let _ = writeln!(text, "{name:<11} {value}");
+}
+
+fn head(text: &mut String, incident: &Incident, paint: Paint) {
+    let sentence = safe(&incident.sentence, LINE_MAX);
+    let _ = writeln!(text, "{}: {}\n", paint.bold(what(incident)), sentence);
+    field(text, "incident", safe(&incident.id, CELL_MAX));
+    field(
+        text,
+        "time",
+        format!("{}  on {}", safe(&incident.time, 32), safe(&incident.host, CELL_MAX)),
+    );
+    if let Some(container) = &incident.container {
+        let id = container.id.get(..12).unwrap_or(&container.id);
+        let words = [&container.name, &container.image, &container.engine]
+            .map(|word| safe(word, LINE_MAX))
+            .into_iter()
+            .filter(|word| !word.is_empty());
+        let words: Vec<String> = words.collect();
+        field(text, "container", format!("{}  {}", words.join("  "), safe(id, CELL_MAX)));
+        for (key, value) in container.labels.iter().take(64) {
+            field(text, "  label", format!("{}={}", safe(key, CELL_MAX), safe(value, LINE_MAX)));
+        }
+    }
+    let watched = format!(
+        "the {}, mode {}, opened by {}",
+        safe(&incident.domain, CELL_MAX),
+        safe(&incident.mode, CELL_MAX),
+        safe(&incident.trigger, CELL_MAX)
+    );
+    field(text, "watched", watched);
+    field(text, "reason", safe(&incident.reason, CELL_MAX));
+    if incident.dry_run {
+        field(text, "dry run", "nothing was touched");
+    }
+    if incident.kernel_oom_kills > 0 {
+        field(text, "kernel", format!("{} OOM kills meanwhile", incident.kernel_oom_kills));
+    }
+}
+
+fn figures(text: &mut String, incident: &Incident) {
+    let f = &incident.figures;
+    let limit = match f.limit {
+        Some(limit) => format!("limit {limit}"),
+        None => format!("no limit, the host has {}", f.total),
+    };
+    let high = f.high.map(|high| format!(", memory.high {high}")).unwrap_or_default();
+    field(text, "limits", format!("{limit}, threshold {}{high}", f.threshold));
+    let swap = f.swap.map(|swap| format!(", swap {swap}")).unwrap_or_default();
+    let usage = format!(
+        "{}, of it not reclaimable {} (anonymous {}, shared {}{swap})",
+        f.usage, f.unreclaimable, f.anon, f.shmem
+    );
+    field(text, "usage", usage);
+    if let (Some(some), Some(full)) = (f.psi_some_avg10, f.psi_full_avg10) {
+        field(text, "pressure", format!("some {some:.2} %, full {full:.2} % in 10 s"));
+    }
+}
+
+fn victim(text: &mut String, incident: &Incident) {
+    let Some(victim) = &incident.victim else { return };
+    let notebook = victim.notebook.as_deref().map(|n| safe(n, LINE_MAX)).unwrap_or_default();
+    let named = format!("{notebook}  pid {} {}", victim.pid, safe(&victim.name, CELL_MAX));
+    field(text, "notebook", named.trim_start());
+    if let Some(kernel) = &victim.kernel_id {
+        field(text, "kernel id", safe(kernel, CELL_MAX));
+    }
+    let freed = match incident.freed {
+        Some(freed) => format!(", {freed} came back"),
+        None => String::new(),
+    };
+    field(text, "memory", format!("{}{freed}", victim.memory));
+    let mut done = format!(
+        "{} to {} processes in {} sweeps",
+        safe(&victim.signals.join(", "), CELL_MAX),
+        victim.signalled,
+        victim.sweeps
+    );
+    if victim.trackers_spared > 0 {
+        let _ = write!(done, ", {} resource trackers given time", victim.trackers_spared);
+    }
+    if victim.frozen {
+        done += ", the last one frozen";
+    }
+    field(text, "signals", done);
+    for refusal in victim.refused.iter().take(MEMBERS_SHOWN) {
+        field(text, "refused", format!("pid {}: {}", refusal.pid, safe(&refusal.reason, LINE_MAX)));
+    }
+    let t = &incident.timings;
+    let steps = [
+        ("event to decision", t.event_to_decision_us),
+        ("event to signal", t.event_to_signal_us),
+        ("signal to dead", t.signal_to_dead_us),
+        ("signal to memory back", t.signal_to_back_us),
+    ];
+    let steps: Vec<String> = steps
+        .into_iter()
+        .filter_map(|(step, us)| Some(format!("{step} {}", out::micros(us?))))
+        .collect();
+    if !steps.is_empty() {
+        field(text, "timings", steps.join(", "));
+    }
+    if !incident.message.is_empty() {
+        field(text, "message", safe(&incident.message, LINE_MAX));
+    }
+}
+
+fn ranking(text: &mut String, incident: &Incident, paint: Paint) {
+    if incident.rows.is_empty() {
+        return;
+    }
+    *text += "\nRanking, who goes first on top:\n";
+    let rows: Vec<Vec<String>> = incident.rows.iter().map(cells).collect();
+    *text += &out::table(&RANKING, &rows);
+    for row in &incident.rows {
+        if !row.because.is_empty() {
+            let because = format!("  {}: {}", row.pid, safe(&row.because, LINE_MAX));
+            let _ = writeln!(text, "{}", paint.dim(&because));
+        }
+    }
+    for row in incident.rows.iter().filter(|row| row.members.len() > 1) {
+        let _ = writeln!(text, "\nProcesses of {}:", row.pid);
+        processes(text, &row.members);
+    }
+}
+
+/// The headings of a ranking, here and in `nbguard ps`.
+pub const RANKING: [&str; 7] =
+    [">PID", ">MEMORY", "BETWEEN", "NAME", "NOTEBOOK", "USER", "MAY END"];
+
+/// A row of a ranking, here and in `nbguard ps`.
+pub fn cells(row: &Row) -> Vec<String> {
+    let between = if row.lower == row.upper {
+        "exact".to_owned()
+    } else {
+        format!("{} - {}", row.lower, row.upper)
+    };
+    vec![
+        row.pid.to_string(),
+        row.memory.to_string(),
+        between,
+        safe(&row.name, CELL_MAX),
+        row.notebook.as_ref().map_or_else(|| "-".to_owned(), |n| safe(n, CELL_MAX)),
+        row.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
+        safe(&row.eligible, CELL_MAX),
+    ]
+}
+
+fn bystanders(text: &mut String, incident: &Incident) {
+    if !incident.servers.is_empty() {
+        *text += "\nNotebook servers, never ended:\n";
+        processes(text, &incident.servers);
+    }
+    let rest = &incident.unattributed;
+    if rest.count > 0 {
+        let _ = writeln!(text, "\nIn no notebook: {} processes, {}", rest.count, rest.memory);
+        processes(text, &rest.top);
+    }
+}
+
+fn processes(text: &mut String, list: &[ProcessRecord]) {
+    for process in list.iter().take(MEMBERS_SHOWN) {
+        let memory = process.memory.to_string();
+        let _ =
+            writeln!(text, "  {:>9}  {memory:>10}  {}", process.pid, safe(&process.name, CELL_MAX));
+    }
+    if list.len() > MEMBERS_SHOWN {
+        let _ = writeln!(text, "  and {} more", list.len() - MEMBERS_SHOWN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::incident;
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_cannot_play_with_the_terminal() {
+        let mut hostile = incident("1", "a\u{1b}[2J\u{202e}\nINJECTED");
+        hostile.sentence = "\u{9b}31m".into();
+        for text in [full(&hostile, Paint::plain()), line(&hostile, Paint::plain())] {
+            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{text:?}");
+            assert!(!text.contains('\u{202e}'));
+            assert!(!text.lines().any(|l| l.trim_start().starts_with("INJECTED")));
+        }
+    }
+
+    #[test]
+    fn the_story_names_victim_figures_and_times() {
+        let text = full(&incident("abcdef12-3", "/home/a.ipynb"), Paint::plain());
+        for word in [
+            "abcdef12-3",
+            "/home/a.ipynb",
+            "300.0 MiB",
+            "290.0 MiB - 310.0 MiB",
+            "event to signal 2.3 ms",
+            "KILL to 3 processes",
+            "298.0 MiB came back",
+            "lab",
+        ] {
+            assert!(text.contains(word), "{word} in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! One look at the containers of this host, with the daemon's own readers and its own policy:
+//! what `ps`, `doctor`, `capture` and `demo` show. It reads; it ends nobody and changes nothing.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::act::state::{Changed, StateFile};
+use crate::cli::exit::Failure;
+use crate::cli::restore;
+use crate::config::{Config, ContainerFacts, Gate as GateForm, Protection, Settings};
+use crate::facts::{Field, Figures, HostMemory, HostMode, Limit, Mode, Proc};
+use crate::host::container::{self, Container, Sources};
+use crate::host::discover::{self, Found};
+use crate::host::{self, Group, Hierarchies, memory, procs};
+use crate::policy::decide::{self, By, Case, Exclusion, Gate, Scale, Screen, Verdict};
+use crate::policy::identity::Identities;
+use crate::policy::rank::{GroupMemory, Ranking, status_budget};
+use crate::policy::tree::{Context, Forest};
+use crate::report::{ProcessRecord, Row, Unattributed};
+use crate::roots::{Buffer, Roots};
+use crate::runtime::jupyter;
+use crate::units::{Bytes, Share};
+
+/// Rounds of reading what the decision asks for. The daemon's own loop needs two.
+const ROUNDS_MAX: usize = 8;
+/// Unattributed processes that are named.
+const TOP: usize = 8;
+
+/// Where everything is read from, and what is the same for all containers.
+pub struct World {
+    pub roots: Roots,
+    pub hierarchies: Hierarchies,
+    pub host: HostMemory,
+    pub sources: Sources,
+    state: StateFile,
+    buffer: Buffer,
+}
+
+/// A container as it stands now.
+#[derive(Serialize)]
+pub struct Look {
+    pub id: String,
+    pub name: String,
+    pub image: Option<String>,
+    pub engine: String,
+    pub cgroup: PathBuf,
+    pub mode: Mode,
+    pub mode_reason: String,
+    pub figures: Figures,
+    /// What the shares are shares of: the limit, or the host's memory where there is none.
+    pub total: Bytes,
+    pub threshold: Bytes,
+    /// Where the guard's tripwire stands, if it has set one.
+    pub tripwire: Option<Limit>,
+    /// The container is short of memory now.
+    pub short: bool,
+    pub rows: Vec<Row>,
+    pub servers: Vec<ProcessRecord>,
+    pub unattributed: Unattributed,
+    pub would: Would,
+    #[serde(skip)]
+    pub settings: Settings,
+}
+
+/// What would be done if the container ran short now, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Would {
+    /// The root process of the notebook that would end.
+    pub end: Option<u32>,
+    /// In kebab-case: the name of the reason, as in the record.
+    pub reason: String,
+    pub sentence: String,
+}
+
+impl World {
+    /// # Errors
+    /// The host has no memory controller that we can see, or `/proc` cannot be read.
+    pub fn open(roots: Roots, config: &Config) -> Result<World, Failure> {
+        let cannot =
+            |e: &dyn std::fmt::Display| Failure::cannot(format!("{e}; `nbguard doctor` says more"));
+        let mut buffer = Buffer::new();
+        let hierarchies = host::hierarchies(&roots).map_err(|e| cannot(&e))?;
+        let host = memory::memory(&roots, &mut buffer).map_err(|e| cannot(&e))?;
+        let sources = Sources::new(
+            &roots,
+            config.guard.docker_root.as_deref(),
+            config.protect.env.iter().cloned().collect(),
+        );
+        // Without the right to read it, or with a broken one, only the tripwires are not known.
+        let state = StateFile::read(&config.guard.state_dir.join(restore::STATE_FILE));
+        let state = state.unwrap_or_default();
+        Ok(World { roots, hierarchies, host, sources, state, buffer })
+    }
+
+    /// The containers of this host, but a pod's own (`pause`).
+    pub fn containers(&self) -> Vec<(Found, Container)> {
+        let knows = |parent: &str, id: &str| self.sources.knows(parent, id);
+        let scan = discover::scan(&self.hierarchies, &knows, &mut |_| true);
+        let described = scan.containers.into_iter().map(|found| {
+            let container = container::describe(&self.roots, &found, &self.sources);
+            (found, container)
+        });
+        described.filter(|(_, container)| !container.sandbox).collect()
+    }
+
+    /// # Errors
+    /// Why the group cannot be read; one that is gone by now says so.
+    pub fn look(
+        &mut self,
+        found: &Found,
+        container: &Container,
+        config: &Config,
+    ) -> Result<Look, host::group::Error> {
+        let group = Group::open(&self.hierarchies, &found.path)?;
+        let figures = group.figures(&mut self.buffer)?;
+        let facts = ContainerFacts {
+            id: &container.id,
+            name: &container.name,
+            image: &container.image,
+            labels: &container.labels,
+            env: &container.env,
+        };
+        let settings = config.settings_for(&facts);
+        let protection = config.protection_for(&facts);
+        let noted = self.state.find(&found.id, group.id().0).cloned();
+        let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
+        let seen = self.see(&group, container, &figures)?;
+        let judged = self.judge(seen, &figures, &settings, &protection, scale);
+        let (mode, mode_reason) = mode(&self.hierarchies, &settings, &figures);
+        let no_workload = figures.unreclaimable().less(judged.sum);
+        let form = settings.gate;
+        Ok(Look {
+            id: found.id.clone(),
+            name: container.name.clone(),
+            image: Some(container.image.clone()).filter(|image| !image.is_empty()),
+            engine: found.engine.as_str().to_owned(),
+            cgroup: found.path.clone(),
+            mode,
+            mode_reason,
+            total: scale.total,
+            threshold: scale.step(settings.threshold, form, no_workload),
+            tripwire: noted.map(|_| figures.high),
+            short: judged.short,
+            rows: judged.rows,
+            servers: judged.servers,
+            unattributed: judged.unattributed,
+            would: judged.would,
+            figures,
+            settings,
+        })
+    }
+
+    fn see(
+        &mut self,
+        group: &Group,
+        container: &Container,
+        figures: &Figures,
+    ) -> Result<Seen, host::group::Error> {
+        let mut pids = Vec::new();
+        group.pids(0, &mut pids, &mut self.buffer)?;
+        let mut seen = Seen { memory: Some(GroupMemory::from(figures)), ..Seen::default() };
+        procs::scan(&self.roots, &pids, &mut seen.procs, &mut self.buffer);
+        let now = jupyter::boot_ticks();
+        for proc in &seen.procs {
+            // One that cannot be read is gone, or stays unknown: both are counted below.
+            if let Ok(identity) = jupyter::identify(&self.roots, proc.key, now, &mut self.buffer) {
+                seen.ids.insert(identity);
+            }
+        }
+        let context = Context { inits: &[container.pid1], guard: &[std::process::id()] };
+        seen.forest.build(&seen.procs, &seen.ids, &context);
+        Ok(seen)
+    }
+
+    fn judge(
+        &mut self,
+        mut seen: Seen,
+        figures: &Figures,
+        settings: &Settings,
+        protection: &Protection,
+        scale: Scale,
+    ) -> Judged {
+        let mut screen = Screen::default();
+        screen.sift(&seen.forest, &seen.ids, |view| {
+            let by = protection.of(view.notebook, view.kernel_id, view.workload.uid)?;
+            Some(excluded_by(by, protection, view.workload.uid))
+        });
+        let mut ranking = Ranking::default();
+        let budget = status_budget(seen.procs.len()).max(seen.procs.len());
+        let groups = [seen.memory];
+        ranking.begin(&seen.forest, &seen.procs, &groups, budget, |n| screen.competes(n));
+        self.read_all(&mut seen, &mut ranking);
+        let actual = decide::gate(figures, None, scale, settings, Some(ranking.sum()));
+        // The question is who would end *if* it were short: the gate is taken as open.
+        let measure = actual.measure().copied();
+        let open = measure.map_or(Gate::NeedSum, |m| Gate::Passed { by: by(settings), measure: m });
+        let mut verdict = Verdict::NeedPss;
+        for round in 0..ROUNDS_MAX {
+            let late = round + 1 == ROUNDS_MAX;
+            let case = Case {
+                forest: &seen.forest,
+                procs: &seen.procs,
+                settings,
+                scale,
+                gate: &open,
+                baseline: None,
+                paused: false,
+                late,
+            };
+            verdict = screen.decide(&case, &mut ranking);
+            if verdict != Verdict::NeedPss {
+                break;
+            }
+            for index in screen.asked().to_vec() {
+                let proc = &mut seen.procs[index as usize];
+                proc.pss = procs::read_pss(&self.roots, proc.key.pid, &mut self.buffer);
+            }
+            ranking.learn(&seen.procs);
+        }
+        let would = would(&verdict, &seen);
+        Judged {
+            rows: rows(&seen, &screen, &ranking, &verdict),
+            servers: self.records(&seen, seen.forest.servers()),
+            unattributed: self.unattributed(&seen),
+            sum: ranking.sum().middle(),
+            short: actual.is_passed(),
+            would,
+        }
+    }
+
+    /// `status` of every process: nobody is waiting for a signal here.
+    fn read_all(&mut self, seen: &mut Seen, ranking: &mut Ranking) {
+        for proc in &mut seen.procs {
+            proc.memory = procs::read_memory(&self.roots, proc.key.pid, &mut self.buffer);
+        }
+        ranking.learn(&seen.procs);
+    }
+
+    fn records(&self, seen: &Seen, indices: &[u32]) -> Vec<ProcessRecord> {
+        let mut list: Vec<ProcessRecord> =
+            indices.iter().map(|index| record(&seen.procs[*index as usize])).collect();
+        list.sort_by_key(|process| std::cmp::Reverse(process.memory));
+        list
+    }
+
+    fn unattributed(&self, seen: &Seen) -> Unattributed {
+        let mut top = self.records(seen, seen.forest.unattributed());
+        let memory = top.iter().map(|process| process.memory).sum();
+        let count = u32::try_from(top.len()).unwrap_or(u32::MAX);
+        top.truncate(TOP);
+        Unattributed { count, memory, top }
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    procs: Vec<Proc>,
+    ids: Identities,
+    forest: Forest,
+    memory: Option<GroupMemory>,
+}
+
+struct Judged {
+    rows: Vec<Row>,
+    servers: Vec<ProcessRecord>,
+    unattributed: Unattributed,
+    sum: Bytes,
+    short: bool,
+    would: Would,
+}
+
+/// A `memory.high` that is not ours: what was found when ours was set, or what stands there.
+fn foreign_high(figures: &Figures, noted: Option<&Changed>) -> Limit {
+    match noted.map(|changed| changed.original.as_str()) {
+        None => figures.high,
+        Some("max") => Limit::Max,
+        Some(bytes) => bytes.parse().map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes))),
+    }
+}
+
+fn by(settings: &Settings) -> By {
+    match settings.gate {
+        GateForm::Usage => By::Usage,
+        GateForm::Notebooks => By::Notebooks,
+    }
+}
+
+fn excluded_by(_: crate::config::By, protection: &Protection, uid: u32) -> Exclusion {
+    if protection.whole.is_some() {
+        Exclusion::ProtectedContainer
+    } else if protection.users.contains(&uid) {
+        Exclusion::ProtectedUser
+    } else {
+        Exclusion::ProtectedNotebook
+    }
+}
+
+/// How a container is watched, or would be, and why not better.
+pub fn mode(hierarchies: &Hierarchies, settings: &Settings, figures: &Figures) -> (Mode, String) {
+    let psi = figures.psi.is_known();
+    let v1 = hierarchies.mode != HostMode::V2;
+    let (mode, reason) = match () {
+        () if settings.ignore => (Mode::None, "ignored by the configuration"),
+        () if v1 && settings.dry_run => (Mode::V1Threshold, "cgroup v1; dry run"),
+        () if v1 => (Mode::V1Threshold, "cgroup v1 has no memory.high: best effort"),
+        () if settings.dry_run && psi => (Mode::Psi, "dry run changes no memory.high"),
+        () if settings.dry_run => (Mode::Events, "dry run, and the kernel has no PSI"),
+        () if !settings.tripwire && psi => (Mode::Psi, "tripwire = false"),
+        () if !settings.tripwire => (Mode::Events, "tripwire = false, and the kernel has no PSI"),
+        () if !psi => (Mode::High, "the kernel has no PSI"),
+        () if figures.limit == Limit::Max => {
+            (Mode::HighPsi, "no limit: stepping tripwires on the host's memory")
+        }
+        () => (Mode::HighPsi, "memory.high as tripwire, PSI as second witness"),
+    };
+    (mode, reason.to_owned())
+}
+
+fn record(proc: &Proc) -> ProcessRecord {
+    let name = String::from_utf8_lossy(proc.comm.bytes()).into_owned();
+    ProcessRecord { pid: proc.key.pid, name, memory: memory_of(proc) }
+}
+
+/// What is surely a process's own, or all that is mapped into it where nothing better is known.
+fn memory_of(proc: &Proc) -> Bytes {
+    match (proc.pss, proc.memory) {
+        (Field::Known(pss), _) => pss,
+        (_, Field::Known(memory)) => memory.anon.plus(memory.swap).plus(memory.shmem),
+        _ => proc.rss,
+    }
+}
+
+fn rows(seen: &Seen, screen: &Screen, ranking: &Ranking, verdict: &Verdict) -> Vec<Row> {
+    let chosen = match verdict {
+        Verdict::Kill(kill) => Some(kill),
+        Verdict::Hold(hold) => hold.would.as_ref(),
+        _ => None,
+    };
+    ranking
+        .rows()
+        .iter()
+        .map(|ranked| {
+            let workload = &seen.forest.workloads()[ranked.workload as usize];
+            let root = &seen.procs[workload.root_index as usize];
+            let exclusion = screen.exclusion(ranked.workload);
+            let others = ranking.rows().iter().filter(|o| o.workload != ranked.workload);
+            let ends = chosen.is_some_and(|kill| kill.workload == ranked.workload);
+            Row {
+                pid: ranked.root.pid,
+                start: ranked.root.start,
+                memory: ranked.figure(),
+                lower: ranked.held.least,
+                upper: ranked.held.most,
+                settled_by: Ranking::settled_by(ranked, others).as_str().to_owned(),
+                name: String::from_utf8_lossy(root.comm.bytes()).into_owned(),
+                notebook: seen.ids.notebook(ranked.root).map(str::to_owned),
+                kernel_id: seen.ids.kernel_id(ranked.root).map(str::to_owned),
+                uid: Some(workload.uid),
+                container: None,
+                eligible: exclusion.map_or("yes", Exclusion::as_str).to_owned(),
+                because: because(exclusion, ends),
+                members: seen
+                    .forest
+                    .members(workload)
+                    .iter()
+                    .map(|member| record(&seen.procs[member.index as usize]))
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+fn because(exclusion: Option<Exclusion>, ends: bool) -> String {
+    match exclusion {
+        Some(exclusion) => format!("not to be ended: {}", exclusion.as_str()),
+        None if ends => "would end first".to_owned(),
+        None => "after those above it".to_owned(),
+    }
+}
+
+fn would(verdict: &Verdict, seen: &Seen) -> Would {
+    let name = |root| match seen.ids.notebook(root) {
+        Some(notebook) => notebook.to_owned(),
+        None => "a notebook without a name".to_owned(),
+    };
+    match verdict {
+        Verdict::Kill(kill) => Would {
+            end: Some(kill.root.pid),
+            reason: kill.why.as_str().to_owned(),
+            sentence: format!(
+                "{} (pid {}) would end: {}, at least {}",
+                name(kill.root),
+                kill.root.pid,
+                kill.why.as_str(),
+                kill.held.least
+            ),
+        },
+        Verdict::Hold(hold) => {
+            let nearest = hold.would.map(|kill| format!("; else {} would", name(kill.root)));
+            Would {
+                end: None,
+                reason: hold.reason.as_str().to_owned(),
+                sentence: format!(
+                    "nobody would end: {}{}",
+                    hold.reason.as_str(),
+                    nearest.unwrap_or_default()
+                ),
+            }
+        }
+        Verdict::NeedIdentity | Verdict::NeedPss => Would {
+            end: None,
+            reason: "unknown".to_owned(),
+            sentence: "not to be told: some processes cannot be read (are you root?)".to_owned(),
+        },
+    }
+}
+
+/// `58 %`, or `-` of nothing.
+pub fn share(part: Bytes, whole: Bytes) -> String {
+    Share::of(part, whole).map_or_else(|| "-".to_owned(), |share| format!("{} %", share.0 / 100))
+}

@@ -1,0 +1,201 @@
+//! The command `nbguard`: every option defined once, here; each command in a file of its own.
+//! Commands print and return how they ended. None of them needs the daemon.
+
+pub mod check;
+pub mod daemon;
+pub mod demo;
+pub mod exit;
+pub mod files;
+pub mod incidents;
+pub mod look;
+pub mod out;
+pub mod ps;
+pub mod restore;
+pub mod set_memory_high;
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use exit::{Exit, Failure, Outcome};
+
+/// Ends the one notebook that exhausts its container's memory, before the kernel ends the
+/// wrong one.
+#[derive(Parser, Debug)]
+#[command(
+    name = "nbguard",
+    bin_name = "nbguard",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = top_help()
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArg {
+    /// The configuration; `conf.d/*.toml` beside it is read after it
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = files::DEFAULT,
+        value_hint = clap::ValueHint::FilePath
+    )]
+    pub config: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check the configuration; all that is wrong in one run
+    #[command(after_help = "Examples:
+  nbguard check
+  nbguard check ./conf/nbguard.toml
+  nbguard check --json | jq '.errors[].message'")]
+    Check(check::CheckArgs),
+
+    /// See it work, on this machine: one notebook grows, the guard ends it, the others live
+    #[command(after_help = "Examples:
+  sudo nbguard demo
+  sudo nbguard demo --python /opt/jupyter/bin/python3
+
+It needs root and a cgroup memory controller, no Docker. It takes about ten seconds and
+touches nothing but the cgroup and the folder that it makes for itself.")]
+    Demo(demo::DemoArgs),
+
+    /// Every container, its notebooks in the order of their memory, and who would end
+    #[command(after_help = "Examples:
+  nbguard ps
+  nbguard ps --container lab
+  nbguard ps --json | jq '.containers[] | {name, would}'")]
+    Ps(ps::PsArgs),
+
+    /// What was ended, what was held, and why
+    #[command(after_help = "Examples:
+  nbguard incidents
+  nbguard incidents --last 5
+  nbguard incidents last
+  nbguard incidents 3fa85f64
+  nbguard incidents --follow --json | jq .sentence")]
+    Incidents(incidents::IncidentsArgs),
+
+    /// Put back every memory.high that the guard changed, and thaw what it froze
+    #[command(after_help = "Examples:
+  systemctl stop nbguard && nbguard restore
+  nbguard restore --state /run/nbguard/state.json")]
+    Restore(restore::RestoreArgs),
+
+    /// The daemon, from this binary (`nbguardd` is the one for service units)
+    #[command(hide = true, disable_help_flag = true)]
+    Daemon(daemon::Passed),
+
+    /// Set MemoryHigh= of units as runtime properties (the daemon calls this)
+    #[command(hide = true)]
+    SetMemoryHigh(set_memory_high::SetMemoryHighArgs),
+}
+
+fn top_help() -> String {
+    format!(
+        "Examples:
+  sudo nbguard demo                  see it work, on this machine
+  nbguard check                      is the configuration right?
+  nbguard ps                         who would end now, and why
+  nbguard incidents last             what happened last, and why
+
+{}",
+        exit::help().trim_end()
+    )
+}
+
+/// `nbguard`, from its arguments to its exit code.
+pub fn main() -> ExitCode {
+    // The demo's stand-ins are this binary under other names, and with other arguments.
+    if let Some(role) = std::env::var_os(demo::ROLE) {
+        return demo::actors::main(&role);
+    }
+    run(Cli::parse()).into()
+}
+
+fn run(cli: Cli) -> Exit {
+    let stdout = io::stdout();
+    let mut out = BufWriter::new(stdout.lock());
+    let outcome = dispatch(cli, &mut out).and_then(|exit| {
+        out.flush()?;
+        Ok(exit)
+    });
+    match outcome {
+        Ok(exit) => exit,
+        Err(failure) => {
+            // What was printed before the failure belongs before its message.
+            let _ = out.flush();
+            report(&failure);
+            failure.exit()
+        }
+    }
+}
+
+fn report(failure: &Failure) {
+    if !matches!(failure, Failure::NobodyListens) {
+        let _ = writeln!(io::stderr(), "nbguard: {failure}");
+    }
+}
+
+fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
+    let config = &cli.config.config;
+    match cli.command {
+        Command::Check(args) => check::run(config, &args, out),
+        Command::Demo(args) => demo::run(&args, out),
+        Command::Ps(args) => ps::run(config, &args, out),
+        Command::Incidents(args) => incidents::run(config, &args, out),
+        Command::Restore(args) => restore::run(config, &args, out),
+        Command::Daemon(passed) => Ok(daemon::run(config, passed)),
+        Command::SetMemoryHigh(args) => set_memory_high::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_public_command_has_a_summary_and_an_example_that_parses() {
+        let command = Cli::command();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let name = sub.get_name();
+            assert!(sub.get_about().is_some(), "{name}");
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.trim().split("nbguard ").nth(1)).collect();
+            assert!(!examples.is_empty(), "{name} has no example");
+            for example in examples {
+                let words = example.split(" | ").next().unwrap_or(example).split_whitespace();
+                let line = std::iter::once("nbguard").chain(words.take_while(|w| *w != "&&"));
+                if !example.starts_with("nbguard") && example.starts_with(name) {
+                    Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{example}: {e}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn help_carries_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        for (exit, meaning) in exit::TABLE {
+            assert!(help.contains(meaning), "{exit:?}");
+        }
+    }
+}

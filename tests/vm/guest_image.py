@@ -1,0 +1,103 @@
+"""Keeps the disk images of guests: finds the one that is wanted, or has it built once.
+
+An image lies in the cache folder under a hash of its recipe; a change of the program or of a
+scenario never rebuilds it. It is built under a temporary name and renamed, behind a lock, so
+that neither an interrupted build nor a second run leaves half an image.
+"""
+
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+
+import guest_recipe
+from guest_recipe import GUESTS, ImageError
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+# The folder of an image build that nobody finished is removed after this long.
+STALE_BUILD_SECONDS = 3600
+
+
+class NeedsRoot(ImageError):
+    """There is no image yet, and this user cannot make one."""
+
+
+def cache_dir():
+    """Where images are kept: NBGUARD_CACHE, or .cache at the root of the tree (git ignores it)."""
+    root = os.environ.get("NBGUARD_CACHE")
+    base = pathlib.Path(root) if root else HERE.parent.parent / ".cache"
+    return base / "vm"
+
+
+def image_key(suite):
+    """A hash of everything the image of this suite is built from."""
+    digest = hashlib.sha256()
+    digest.update(suite.encode())
+    digest.update(pathlib.Path(guest_recipe.__file__).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def ensure_image(suite, say):
+    """The folder with disk.ext4, vmlinuz, initrd and kernel-version of this suite; builds it when missing."""
+    cache = cache_dir()
+    folder = cache / f"{suite}-{image_key(suite)}"
+    if folder.is_dir():
+        return folder
+    if os.geteuid() != 0:
+        raise NeedsRoot(f"the {suite} guest is not in {cache}, and only root can make it")
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f"{suite}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():  # another run built it while this one waited
+            return folder
+        started = time.monotonic()
+        say(f"building the {suite} guest (once; kept in {cache})")
+        work = cache / f".build-{suite}-{os.getpid()}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            guest_recipe.build_image(suite, debian_mirror(), work, say)
+            shutil.rmtree(work / "root")
+            os.rename(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        remove_old_images(cache, suite, folder)
+        say(f"guest {suite} built in {time.monotonic() - started:.0f} s")
+    return folder
+
+
+def debian_mirror():
+    """The address that this machine's apt has for Debian itself; a fresh machine must update its lists first."""
+    mirror = known_mirror()
+    if mirror is None:
+        subprocess.run(["apt-get", "-qq", "update"], capture_output=True, timeout=900)
+        mirror = known_mirror()
+    if mirror is None:
+        raise ImageError("apt on this machine knows no Debian mirror")
+    return mirror
+
+
+def known_mirror():
+    """Of what apt has listed: Debian itself, not security, not a third party."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"],
+        capture_output=True, text=True)
+    for line in listed.stdout.splitlines():
+        uri, origin, label = line.split("|")
+        if origin == "Debian" and label == "Debian":
+            return uri
+    return None
+
+
+def remove_old_images(cache, suite, keep):
+    """Images of older keys and builds that nobody finished; a VM that runs from one keeps its open file."""
+    for folder in cache.glob(f"{suite}-*"):
+        if folder != keep and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in cache.glob(".build-*"):
+        if time.time() - folder.stat().st_mtime > STALE_BUILD_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

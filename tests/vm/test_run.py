@@ -1,0 +1,188 @@
+"""The parser of scenarios and the verdict on facts: quick, no VM. python3 -m unittest discover tests/vm"""
+
+import pathlib
+import sys
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import scenario as scenarios  # noqa: E402
+import verdict  # noqa: E402
+
+
+def parse(text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "case.toml"
+        path.write_text(text)
+        return scenarios.load(path)
+
+
+SMALL = """
+title = "t"
+[[container]]
+name = "lab"
+memory = "640M"
+[[container.notebook]]
+name = "grows"
+[[container.notebook]]
+name = "idle"
+[expect]
+ended = ["grows"]
+freed_at_least = "100M"
+record = [{ kind = "kill", notebook = "grows", freed = { min = 10 } }]
+"""
+
+
+class Parser(unittest.TestCase):
+    def test_a_small_scenario_gets_every_default(self):
+        one = parse(SMALL)
+        self.assertEqual(one["name"], "case")
+        self.assertEqual(one["container"][0]["memory"], 640 << 20)
+        self.assertEqual(one["container"][0]["notebook"][0]["kernel"], "python3")
+        self.assertEqual(one["host"], {"memory": 3 << 30, "swap": 0, "cmdline": ""})
+        self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
+        self.assertEqual(one["expect"]["lives"], "all others")
+
+    def test_every_shipped_scenario_is_valid_and_foresees_what_the_kernel_does(self):
+        found = sorted((HERE / "scenarios").glob("*.toml"))
+        self.assertGreater(len(found), 20)
+        for path in found:
+            with self.subTest(path.name):
+                scenarios.load(path)
+
+    def test_each_letter_of_the_plan_has_a_scenario(self):
+        letters = {path.name[0] for path in (HERE / "scenarios").glob("*.toml")}
+        self.assertEqual(letters, set("abcdefghijklmnopqrstu"))
+
+    def test_errors_name_the_file_and_the_key(self):
+        cases = {
+            "unknown key": (SMALL + "freed_at_most = 1\n", "case.toml: expect.freed_at_most: unknown key"),
+            "nearest key": (SMALL.replace("memory =", "memry ="), "container[0].memry: unknown key, did you mean memory?"),
+            "wrong size": (SMALL.replace('"640M"', '"640 apples"'), "container[0].memory: wants a size"),
+            "wrong kind of value": (SMALL.replace('["grows"]', '"grows"'), "expect.ended: wants a list of texts"),
+            "missing name": (SMALL.replace('name = "idle"', ""), "container[0].notebook[1].name: missing"),
+            "no such notebook": (SMALL.replace('["grows"]', '["growz"]'), "expect.ended: there is no single notebook or process growz"),
+            "a name twice": (SMALL.replace('"idle"', '"grows"'), "used twice"),
+            "a fault without a time": (SMALL + '[[fault]]\naction = "kill-daemon"\n', "fault[0]: wants either at or on"),
+            "an unknown action": (SMALL + '[[fault]]\nat = 1\naction = "explode"\n', "fault[0].action: wants one of"),
+            "a table for a list": ("title = 't'\n[container]\nname = 'x'\n", "container: wants [[container]] tables"),
+            "no container": ("title = 't'\n", "container: missing"),
+            "not TOML": ("title = \n", "case.toml: Invalid value"),
+        }
+        for what, (text, wanted) in cases.items():
+            with self.subTest(what):
+                with self.assertRaises(scenarios.ScenarioError) as caught:
+                    parse(text)
+                self.assertIn(wanted, str(caught.exception))
+
+    def test_all_errors_come_in_one_run(self):
+        with self.assertRaises(scenarios.ScenarioError) as caught:
+            parse(SMALL.replace('"640M"', "true").replace("title", "titel"))
+        self.assertEqual(len(str(caught.exception).splitlines()), 3)
+
+    def test_a_missing_file_is_named(self):
+        with self.assertRaises(scenarios.ScenarioError) as caught:
+            scenarios.load("/nowhere/x.toml")
+        self.assertIn("/nowhere/x.toml: No such file", str(caught.exception))
+
+    def test_sizes_and_durations(self):
+        for text, wanted in {"512M": 512 << 20, "1G": 1 << 30, "64K": 65536, "7": 7, "2GiB": 2 << 30}.items():
+            self.assertEqual(scenarios.size(text), wanted)
+        for text, wanted in {"200ms": 0.2, "2m": 120, "1.5s": 1.5}.items():
+            self.assertAlmostEqual(scenarios.seconds(text), wanted)
+        for bad in ("", "M", "1T", "-1", True, None):
+            with self.assertRaises(ValueError):
+                scenarios.size(bad)
+
+    def test_hosts_that_differ_do_not_share_a_boot(self):
+        other = parse(SMALL.replace('title = "t"', 'title = "t"\nhost.cmdline = "psi=0"'))
+        self.assertNotEqual(scenarios.boot_key(parse(SMALL)), scenarios.boot_key(other))
+        swapping = parse(SMALL.replace('title = "t"', 'title = "t"\nhost.swap = "1G"'))
+        self.assertEqual(scenarios.boot_key(parse(SMALL)), scenarios.boot_key(swapping))
+
+
+def facts(**changes):
+    """A run in which the guard ended `grows` in time and all else lives."""
+    life = {"pid": 10, "born": 0, "died": 900, "by": "other"}
+    base = {
+        "trouble": [], "oom_victims": [], "checks": [], "faults": [], "timed_out": False, "lowest_available": None,
+        "seen": {"high": 700, "episode": 710}, "seconds": {"total": 30.0},
+        "members": {
+            "lab/grows": {"kind": "notebook", "lives": [life], "alive": False, "answers": None, "cell": "running",
+                          "error": None, "left_behind": 0, "ended": 1, "streams": []},
+            "lab/idle": {"kind": "notebook", "lives": [dict(life, died=None)], "alive": True, "answers": True,
+                         "cell": "none", "error": None, "left_behind": 0, "ended": 0, "streams": []}},
+        "containers": {"lab": {"events": {"high": 2, "max": 0, "oom": 0, "oom_kill": 0}, "peak": 1, "freed": 200 << 20,
+                               "back": 950, "shm": 0, "highs": [[0, 1]], "high_after_stop": "max", "removed": False,
+                               "server_alive": True, "server_answers": True}},
+        "guard": {"rss_kib": 2000, "wakeups": 9, "restarts": 0},
+        "incidents": [{"kind": "kill", "reason": "largest", "victim": {"notebook": "/home/jovyan/grows.ipynb"}, "freed": 20,
+                       "container": {"name": "lab"}, "rows": [{"notebook": "/home/jovyan/grows.ipynb"}]}],
+    }
+    return {**base, **changes}
+
+
+class Verdict(unittest.TestCase):
+    def judge(self, seen, text=SMALL, guard="nbguard"):
+        return verdict.report(parse(text), seen, {}, guard)
+
+    def changed(self, member, **changes):
+        seen = facts()
+        seen["members"][member].update(changes)
+        return seen
+
+    def test_what_was_expected_passes(self):
+        line = self.judge(facts())
+        self.assertEqual((line["pass"], line["wrong"]), (True, []))
+        self.assertEqual(line["timings"]["crossed_to_dead_ms"], 190)
+
+    def test_each_thing_that_went_wrong_is_said(self):
+        kernel = [{"pid": 10, "process": "python3", "owner": "lab/grows", "anon_mib": 1, "at": 1}]
+        lab = facts()["containers"]["lab"]
+        cases = {
+            "lab/grows did not end": self.changed("lab/grows", ended=0, alive=True, answers=True),
+            "lab/idle ended": self.changed("lab/idle", ended=1, alive=False),
+            "lab/idle lives but gives no answer": self.changed("lab/idle", answers=False),
+            "left 2 of its processes behind": self.changed("lab/grows", left_behind=2),
+            "OOM killer acted 1 times": facts(oom_victims=kernel),
+            "MiB came back, not 100": facts(containers={"lab": dict(lab, freed=1)}),
+            "the server of lab is gone": facts(containers={"lab": dict(lab, server_alive=False)}),
+            "memory.high of lab is 5": facts(containers={"lab": dict(lab, high_after_stop="5")}),
+            "does not run any more": facts(guard=None),
+            "restarted 1 times": facts(guard={"wakeups": 1, "restarts": 1}),
+            "no record fits": facts(incidents=[]),
+            "check 'c': exit 1": facts(checks=[{"what": "c", "exit": 1, "output": "", "wants": None}]),
+            "trouble: no docker": facts(trouble=["no docker"]),
+        }
+        for wanted, seen in cases.items():
+            with self.subTest(wanted):
+                line = self.judge(seen)
+                self.assertFalse(line["pass"])
+                self.assertIn(wanted, "; ".join(line["wrong"]))
+
+    def test_without_a_guard_nothing_passes_or_fails(self):
+        text = SMALL + '[alone]\nended = ["grows"]\noom_kill = 0\n'
+        line = self.judge(facts(incidents=[], guard=None), text, "none")
+        self.assertIsNone(line["pass"])
+        self.assertTrue(line["expected"])
+        self.assertTrue(line["as_foreseen"])
+        self.assertFalse(self.judge(facts(), text.replace("oom_kill = 0", "oom_kill = 1"), "none")["as_foreseen"])
+
+    def test_a_scenario_that_never_came_to_its_facts_fails(self):
+        line = self.judge({"trouble": ["LabError: docker"], "seconds": {"total": 1}})
+        self.assertFalse(line["pass"])
+
+    def test_record_values(self):
+        record = facts()["incidents"][0]
+        for wanted, fits in (({"notebook": "grows"}, True), ({"notebook": "idle"}, False), ({"freed": {"min": 20}}, True),
+                             ({"freed": {"max": 19}}, False), ({"reason": "~^larg"}, True), ({"reason": "~x"}, False),
+                             ({"container": "lab"}, True), ({"first_row": "grows"}, True), ({"signals": ["KILL"]}, False),
+                             ({"victim.notebook": "/home/jovyan/grows.ipynb"}, True)):
+            with self.subTest(wanted):
+                self.assertEqual(verdict.fits(record, wanted), fits)
+
+
+if __name__ == "__main__":
+    unittest.main()
