@@ -702,7 +702,7 @@ impl Screen {
     /// `None` where nobody looked or nothing grew.
     fn pressed(&self, case: &Case<'_>, ranking: &Ranking) -> Option<bool> {
         let base = case.baseline?;
-        let grown = case.gate.measure()?.unreclaimable.less(base.unreclaimable);
+        let grown = base.total_growth(ranking)?;
         if grown < case.scale.total.times(GROWTH_NOISE) {
             return None;
         }
@@ -1065,7 +1065,7 @@ mod tests {
             self.rank(&Gate::NeedSum);
             self.settings = settings;
             let mut baseline = Baseline::default();
-            baseline.take(&self.world.ranking, self.figures().unreclaimable());
+            baseline.take(&self.world.ranking);
             self.world.groups.clear();
             self.baseline = Some(baseline);
             for (pid, memory) in now {

@@ -532,6 +532,17 @@ impl Ranking {
         self.unattributed().plus(self.excluded())
     }
 
+    /// All that the cgroups say cannot be reclaimed but the kernel's own; `None` where one of
+    /// them is not known.
+    pub fn charged(&self) -> Option<Bytes> {
+        self.groups.iter().try_fold(Bytes::ZERO, |sum, group| {
+            let group = group.as_ref()?;
+            Some(
+                sum.plus(group.anon).plus(group.shmem).plus(group.swap.known().unwrap_or_default()),
+            )
+        })
+    }
+
     fn outside(&self, which: usize) -> Interval {
         (0..self.groups.len())
             .map(|container| self.held(self.workloads + 2 * container + which))
@@ -677,8 +688,7 @@ fn is_unread(proc: &Proc) -> bool {
 pub struct Baseline {
     /// Sorted by root.
     held: Vec<Then>,
-    /// What could not be reclaimed in the whole domain.
-    pub unreclaimable: Bytes,
+    charged: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -690,8 +700,8 @@ struct Then {
 
 impl Baseline {
     /// Keeps a ranking's figures, best those of [`Purpose::Each`].
-    pub fn take(&mut self, ranking: &Ranking, unreclaimable: Bytes) {
-        self.unreclaimable = unreclaimable;
+    pub fn take(&mut self, ranking: &Ranking) {
+        self.charged = ranking.charged();
         self.held.clear();
         self.held.extend(ranking.rows.iter().map(|row| Then {
             root: row.root,
@@ -703,7 +713,12 @@ impl Baseline {
 
     pub fn clear(&mut self) {
         self.held.clear();
-        self.unreclaimable = Bytes::ZERO;
+        self.charged = None;
+    }
+
+    /// By how much the cgroups' own figures grew, whoever it was.
+    pub fn total_growth(&self, ranking: &Ranking) -> Option<Bytes> {
+        Some(ranking.charged()?.less(self.charged?))
     }
 
     /// Nothing, if it was not there.
@@ -1026,7 +1041,7 @@ mod tests {
         world.kernel(20, "a").holds(20, mib(900));
         world.kernel(30, "b").holds(30, mib(100)).group_of_sums().build().rank(Purpose::Each);
         let mut base = Baseline::default();
-        base.take(&world.ranking, mib(1000));
+        base.take(&world.ranking);
         world.holds(30, mib(300)).kernel(40, "new").holds(40, mib(50));
         for proc in &mut world.procs {
             proc.memory = Field::Unknown(Why::NotRead);
