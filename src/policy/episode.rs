@@ -112,8 +112,10 @@ pub enum Decision {
     Kill,
     /// The helper has to read something first.
     Ask,
-    /// Nothing is ended, and that may change within the window: another kill is in flight,
-    /// an identity is unknown, it recovered while ranking.
+    /// Another kill is in flight on this host: look again when it is over.
+    Busy,
+    /// Nothing is ended, and that may change within the window: an identity is unknown, the
+    /// notebook was ended a moment ago, it recovered while ranking.
     HoldForNow,
     /// Nothing is ended, and waiting will not change it.
     Hold,
@@ -246,6 +248,8 @@ pub struct Machine {
     silence: Duration,
     lifted: Duration,
     dry_run_pause: Duration,
+    /// How long an open episode may be held for now.
+    patience: Option<Moment>,
     /// The hold of this stay in `Lifted` was reported; it is told once.
     hold_told: bool,
 }
@@ -260,6 +264,7 @@ impl Machine {
             silence: SILENCE_FIRST,
             lifted: LIFTED_FIRST,
             dry_run_pause: DRY_RUN_PAUSE,
+            patience: None,
             hold_told: false,
         }
     }
@@ -545,10 +550,13 @@ impl Machine {
                 State::Deciding { .. } => self.lift(now, out),
                 _ => {}
             },
+            Decision::Busy => self.look_again(now, now.plus(WINDOW)),
             Decision::HoldForNow => {
-                if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
-                    let until = now.plus(WINDOW);
-                    self.state = State::Pressed { until, next: now.plus(FIRST_LOOK), open: true };
+                let until = *self.patience.get_or_insert(now.plus(WINDOW));
+                if now > until.plus(NEXT_LOOK) && matches!(self.state, State::Deciding { .. }) {
+                    self.lift(now, out);
+                } else {
+                    self.look_again(now, until);
                 }
             }
             Decision::Hold => match self.state {
@@ -612,6 +620,13 @@ impl Machine {
         }
     }
 
+    /// The episode stays open, and looks go on.
+    fn look_again(&mut self, now: Moment, until: Moment) {
+        if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
+            self.state = State::Pressed { until, next: now.plus(FIRST_LOOK), open: true };
+        }
+    }
+
     fn is_watching(&self) -> bool {
         matches!(self.state, State::Watching | State::Pressed { open: false, .. })
     }
@@ -626,6 +641,7 @@ impl Machine {
             out.push(Effect::Unsilence);
         }
         self.silence = SILENCE_FIRST;
+        self.patience = None;
         self.state = State::Deciding { deadline: None, asked: false };
         out.push(Effect::Open(self.wake));
         out.push(Effect::Rank { last: false, gate_passed: true });
@@ -1006,6 +1022,7 @@ mod tests {
             Input::Decided(Decision::Ask),
             Input::Decided(Decision::Hold),
             Input::Decided(Decision::HoldForNow),
+            Input::Decided(Decision::Busy),
             Input::Answered,
             Input::Dead { trackers_left: true },
             Input::Dead { trackers_left: false },
@@ -1020,7 +1037,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let input = inputs[usize::try_from(random % 16).unwrap()];
+                let input = inputs[usize::try_from(random % 17).unwrap()];
                 // The reactor answers Rank in the same turn, and gives no other input before.
                 if waiting_for_rank != matches!(input, Input::Decided(_)) {
                     continue;

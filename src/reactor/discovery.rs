@@ -488,9 +488,6 @@ impl Reactor {
             self.save_state();
         }
         self.regroup();
-        if watch.unlimited {
-            self.step_host(None);
-        }
     }
 
     /// Which containers make up each slice, and which of them make up the host's domain.
@@ -544,9 +541,12 @@ impl Reactor {
             .map(|w| w.id)
             .collect();
         self.host.members = of_host;
-        self.host.stepping = stepping;
+        let others = std::mem::replace(&mut self.host.stepping, stepping) != self.host.stepping;
         for id in empty {
             self.remove_slice(id);
+        }
+        if others {
+            self.step_host(None);
         }
     }
 
@@ -658,6 +658,7 @@ impl Reactor {
             Ok(figures) => {
                 watch.limit = figures.limit;
                 self.place_steps(id, &figures);
+                self.regroup();
                 self.drive(Some(id), Input::Wake(Wake::Armed));
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),

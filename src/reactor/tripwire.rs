@@ -36,7 +36,6 @@ impl Reactor {
             Limit::At(high) if watch.limit.bytes().is_none_or(|limit| high < limit) => Some(high),
             _ => None,
         };
-        let was_unlimited = watch.unlimited;
         watch.unlimited = watch.limit == Limit::Max && foreign.is_none() && !v1;
         let total = foreign.or(watch.limit.bytes()).unwrap_or(host_total);
         watch.steps = Steps::of(total, settings);
@@ -86,14 +85,11 @@ impl Reactor {
             let wanted = watch.domain.machine.place(step);
             let value = watch.value_of(wanted);
             self.set_high(id, value);
-        } else if self.watch(id).is_some_and(|w| w.high.ours.is_some() && !w.unlimited) {
+        } else if self.watch(id).is_some_and(|w| w.high.ours.is_some() && !steps_along) {
             self.put_back(id);
         }
         if v1 {
             self.arm_v1(id);
-        }
-        if was_unlimited != self.watch(id).is_some_and(|watch| watch.unlimited) {
-            self.step_host(None);
         }
     }
 
@@ -249,6 +245,8 @@ impl Reactor {
 
     /// A clean stop: everything back at once, the properties in one call.
     pub(super) fn restore_all(&mut self) -> usize {
+        // Nothing older may reach systemd after this.
+        self.helper.finish();
         let mut units = Vec::new();
         let mut restored = 0;
         for watch in self.watches.iter_mut().flatten() {
