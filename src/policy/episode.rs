@@ -347,7 +347,12 @@ impl Machine {
             Input::Wake(wake) => self.on_wake(now, wake, out),
             Input::Looked(looked) => self.on_looked(now, looked, out),
             Input::Decided(decision) => self.on_decided(now, decision, out),
-            Input::Answered => self.on_answered(out),
+            Input::Answered => {
+                // What was asked for took its time: look afresh before anything is decided on it.
+                if let State::Deciding { asked: true, .. } = self.state {
+                    out.push(Effect::Look);
+                }
+            }
             Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
             Input::FollowedExited => {
                 if let State::Lifted { .. } = self.state {
@@ -421,10 +426,7 @@ impl Machine {
                     self.state = State::Deciding { deadline: None, asked: last };
                     out.push(Effect::Rank { last, gate_passed: true });
                 } else {
-                    // It recovered by itself: the episode closes, and its record says so.
-                    out.push(Effect::Report(Outcome::Held));
-                    self.state = State::Watching;
-                    self.settle(looked, out);
+                    self.recover(looked, out);
                 }
             }
             State::Pressed { until, .. } => {
@@ -475,8 +477,23 @@ impl Machine {
             State::Killing { since, rung, rung_until, dead, .. } => {
                 self.on_looked_killing(now, looked, since, rung, rung_until, dead, out);
             }
+            State::Deciding { asked: true, .. } => {
+                if looked.passed {
+                    self.state = State::Deciding { deadline: None, asked: true };
+                    out.push(Effect::Rank { last: true, gate_passed: true });
+                } else {
+                    self.recover(looked, out);
+                }
+            }
             State::Deciding { .. } | State::Muted { .. } => {}
         }
+    }
+
+    /// It recovered by itself: the episode closes, and its record says so.
+    fn recover(&mut self, looked: Looked, out: &mut Vec<Effect>) {
+        out.push(Effect::Report(Outcome::Held));
+        self.state = State::Watching;
+        self.settle(looked, out);
     }
 
     fn on_looked_killing(
@@ -566,13 +583,6 @@ impl Machine {
         }
     }
 
-    fn on_answered(&mut self, out: &mut Vec<Effect>) {
-        if let State::Deciding { asked: true, deadline: Some(_) } = self.state {
-            self.state = State::Deciding { deadline: None, asked: true };
-            out.push(Effect::Rank { last: true, gate_passed: true });
-        }
-    }
-
     fn on_dead(&mut self, now: Moment, trackers_left: bool, out: &mut Vec<Effect>) {
         let State::Killing { since, rung, .. } = self.state else { return };
         if trackers_left {
@@ -597,8 +607,9 @@ impl Machine {
                 out.push(Effect::Look);
             }
             State::Deciding { asked: true, deadline: Some(_) } => {
-                self.state = State::Deciding { deadline: None, asked: true };
-                out.push(Effect::Rank { last: true, gate_passed: true });
+                let deadline = Some(now.plus(NEXT_LOOK));
+                self.state = State::Deciding { deadline, asked: true };
+                out.push(Effect::Look);
             }
             State::Cooling { .. } | State::Lifted { .. } => out.push(Effect::Look),
             State::Killing { since, rung, rung_until, dead, .. } => {
@@ -949,10 +960,24 @@ mod tests {
         b.look(OVER);
         assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
         assert_eq!(b.machine.deadline(), Some(b.now.plus(ANSWER_BUDGET)));
-        assert_eq!(b.timer(), [Effect::Rank { last: true, gate_passed: true }]);
-        assert_eq!(b.give(Input::Answered), [], "a late answer starts nothing");
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert_eq!(b.look(OVER), [Effect::Rank { last: true, gate_passed: true }]);
         let effects = b.give(Input::Decided(Decision::Ask));
         assert_eq!(effects[0], Effect::Report(Outcome::Held), "nobody is ended on a guess");
+    }
+
+    #[test]
+    fn an_answer_is_decided_on_only_after_a_fresh_look() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Ask));
+        assert_eq!(b.give(Input::Answered), [Effect::Look]);
+        assert_eq!(
+            b.look(CALM),
+            [Effect::Report(Outcome::Held), Effect::Tripwire(Step::Warning)],
+            "what was asked for came too late: it had recovered"
+        );
     }
 
     #[test]

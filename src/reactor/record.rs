@@ -489,6 +489,15 @@ impl Reactor {
 
     /// The kernel's OOM killer acted in a watched container.
     pub(super) fn on_kernel_oom(&mut self, id: WatchId, count: u64) {
+        // A slice's counters have its containers' in them, and those tell for themselves.
+        let told_below = self.watch(id).is_some_and(|watch| {
+            let own =
+                |slot: &u32| self.watches[*slot as usize].as_ref().is_some_and(|w| !w.covered);
+            watch.kind == Kind::Slice && watch.members.iter().any(own)
+        });
+        if told_below {
+            return;
+        }
         let killed = self.kmsg.as_mut().map(Kmsg::killed).unwrap_or_default();
         let mut incident = self.skeleton(
             Some(id),

@@ -107,7 +107,7 @@ impl Reactor {
         }
         let slot = id.slot as usize;
         let Some(watch) = self.watches[slot].as_mut() else { return };
-        let unit = watch.high.unit.clone();
+        let unit = watch.high.unit.clone().filter(|_| watch.high.started);
         let lowers = match (watch.group.high(&mut self.buffer), value) {
             (Ok(current), value) if current == value && watch.high.ours == Some(value) => return,
             (Ok(Limit::At(current)), Limit::At(value)) => value < current,
@@ -136,6 +136,14 @@ impl Reactor {
             watch.high.in_flight += 1;
             self.helper.give(Work::High { watch: id, dir, value, unit });
         }
+    }
+
+    /// The container has started: what stands in the file may become systemd's value as well.
+    pub(super) fn tell_systemd(&mut self, id: WatchId) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        let (Some(value), Some(unit)) = (watch.high.ours, watch.high.unit.clone()) else { return };
+        watch.high.in_flight += 1;
+        self.helper.give(Work::High { watch: id, dir: None, value, unit: Some(unit) });
     }
 
     /// Writes down what stood there, before it is changed for the first time.
