@@ -21,8 +21,8 @@ from watch import Watch
 RESULTS = "/dev/ttyS1"
 ORDERS = "/opt/vm/orders.json"
 SWAP_FILE = "/var/tmp/swap"
-# Kernels of a scenario are ready within this, or it cannot run.
-READY_SECONDS = 150
+# Kernels of a scenario are ready within this, or it cannot run (seen: 18 s, 110 s on a busy machine).
+READY_SECONDS = 240
 # Kernels answer within a second or two; one that pages its code in again takes longer.
 PROBE_SECONDS = 20
 # Longest text of a log that is sent out (115 kB/s over the serial port at best).
