@@ -82,11 +82,12 @@ impl World {
         let mut buffer = Buffer::new();
         let hierarchies = host::hierarchies(&roots).map_err(|e| cannot(&e))?;
         let host = memory::memory(&roots, &mut buffer).map_err(|e| cannot(&e))?;
-        let sources = Sources::new(
+        let mut sources = Sources::new(
             &roots,
             config.guard.docker_root.as_deref(),
             config.protect.env.iter().cloned().collect(),
         );
+        sources.docker_socket = config.guard.docker_socket.as_deref().map(|path| roots.path(path));
         // Without the right to read it, or with a broken one, only the tripwires are not known.
         let state = StateFile::read(&config.guard.state_dir.join(restore::STATE_FILE));
         let state = state.unwrap_or_default();
@@ -127,7 +128,13 @@ impl World {
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
         let seen = self.see(&group, container, &figures)?;
         let judged = self.judge(seen, &figures, &settings, &protection, scale);
-        let (mode, mode_reason) = mode(&self.hierarchies, &settings, &figures);
+        let path = found.path.to_string_lossy();
+        let skipped = config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path));
+        let (mode, mode_reason) = if skipped {
+            (Mode::None, "named by skip_cgroups".to_owned())
+        } else {
+            mode(&self.hierarchies, &settings, &figures)
+        };
         let no_workload = figures.unreclaimable().less(judged.sum);
         let form = settings.gate;
         Ok(Look {

@@ -1,9 +1,11 @@
 //! The command `nbguard`: every option defined once, here; each command in a file of its own.
 //! Commands print and return how they ended. None of them needs the daemon.
 
+pub mod capture;
 pub mod check;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod files;
 pub mod incidents;
@@ -71,6 +73,12 @@ It needs root and a cgroup memory controller, no Docker. It takes about ten seco
 touches nothing but the cgroup and the folder that it makes for itself.")]
     Demo(demo::DemoArgs),
 
+    /// Is everything there that the guard needs? And the remedy where not
+    #[command(after_help = "Examples:
+  sudo nbguard doctor
+  sudo nbguard doctor --json | jq '.checks[] | select(.status != \"ok\")'")]
+    Doctor(doctor::DoctorArgs),
+
     /// Every container, its notebooks in the order of their memory, and who would end
     #[command(after_help = "Examples:
   nbguard ps
@@ -86,6 +94,15 @@ touches nothing but the cgroup and the folder that it makes for itself.")]
   nbguard incidents 3fa85f64
   nbguard incidents --follow --json | jq .sentence")]
     Incidents(incidents::IncidentsArgs),
+
+    /// Write what the guard sees of this host into a directory, for a bug report
+    #[command(after_help = "Examples:
+  sudo nbguard capture ./case
+  sudo nbguard capture --container lab --hash-names ./case
+
+Arguments and environments are redacted: only what tells notebooks from other processes
+is kept.")]
+    Capture(capture::CaptureArgs),
 
     /// Put back every memory.high that the guard changed, and thaw what it froze
     #[command(after_help = "Examples:
@@ -106,6 +123,7 @@ fn top_help() -> String {
     format!(
         "Examples:
   sudo nbguard demo                  see it work, on this machine
+  sudo nbguard doctor                is everything there that it needs?
   nbguard check                      is the configuration right?
   nbguard ps                         who would end now, and why
   nbguard incidents last             what happened last, and why
@@ -153,8 +171,10 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
     match cli.command {
         Command::Check(args) => check::run(config, &args, out),
         Command::Demo(args) => demo::run(&args, out),
+        Command::Doctor(args) => doctor::run(config, &args, out),
         Command::Ps(args) => ps::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
+        Command::Capture(args) => capture::run(config, &args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),
         Command::SetMemoryHigh(args) => set_memory_high::run(&args),

@@ -80,6 +80,11 @@ pub fn micros(us: u64) -> String {
     }
 }
 
+/// `1 process`, `2 processes`.
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Colour, where somebody sees it (no-color.org).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paint {

@@ -2,7 +2,7 @@
 //! would end, and who would end if it ran short now. Works without the daemon.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -21,11 +21,16 @@ pub struct PsArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Instead of this host: a directory that `nbguard capture` wrote
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub root: Option<PathBuf>,
 }
 
 pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
     let (config, _) = files::config(config)?;
-    let roots = Roots::system().map_err(|e| Failure::cannot(format!("/proc: {e}")))?;
+    let prefix = args.root.as_deref().unwrap_or(Path::new("/"));
+    let roots = Roots::at(prefix)
+        .map_err(|e| Failure::cannot(format!("{}: {e}", prefix.join("proc").display())))?;
     let mut world = World::open(roots, &config)?;
     let containers = world.containers();
     let mut looks = Vec::new();
@@ -66,7 +71,7 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
     Ok(if unread.is_empty() { Exit::Ok } else { Exit::Wrong })
 }
 
-fn is_asked(asked: Option<&str>, container: &Container) -> bool {
+pub fn is_asked(asked: Option<&str>, container: &Container) -> bool {
     asked.is_none_or(|asked| {
         container.name == asked || (asked.len() >= 4 && container.id.starts_with(asked))
     })

@@ -117,9 +117,12 @@ pub fn state_file(config: &Path) -> PathBuf {
     dir.join(STATE_FILE)
 }
 
+/// The pid of a running daemon. A zombie guards nothing.
 pub fn running_daemon() -> Option<i32> {
     let processes = procfs::process::all_processes().ok()?;
-    processes.flatten().find(|p| p.stat().is_ok_and(|stat| stat.comm == DAEMON)).map(|p| p.pid)
+    let guards =
+        |stat: procfs::process::Stat| stat.comm == DAEMON && !matches!(stat.state, 'Z' | 'X');
+    processes.flatten().find(|process| process.stat().is_ok_and(guards)).map(|p| p.pid)
 }
 
 /// The group's directory, if it is still the one that was noted.

@@ -112,8 +112,10 @@ pub enum Decision {
     Kill,
     /// The helper has to read something first.
     Ask,
-    /// Nothing is ended, and that may change within the window: another kill is in flight,
-    /// an identity is unknown, it recovered while ranking.
+    /// Another kill is in flight on this host: look again when it is over.
+    Busy,
+    /// Nothing is ended, and that may change within the window: an identity is unknown, the
+    /// notebook was ended a moment ago, it recovered while ranking.
     HoldForNow,
     /// Nothing is ended, and waiting will not change it.
     Hold,
@@ -246,6 +248,8 @@ pub struct Machine {
     silence: Duration,
     lifted: Duration,
     dry_run_pause: Duration,
+    /// How long an open episode may be held for now.
+    patience: Option<Moment>,
     /// The hold of this stay in `Lifted` was reported; it is told once.
     hold_told: bool,
 }
@@ -260,6 +264,7 @@ impl Machine {
             silence: SILENCE_FIRST,
             lifted: LIFTED_FIRST,
             dry_run_pause: DRY_RUN_PAUSE,
+            patience: None,
             hold_told: false,
         }
     }
@@ -342,7 +347,12 @@ impl Machine {
             Input::Wake(wake) => self.on_wake(now, wake, out),
             Input::Looked(looked) => self.on_looked(now, looked, out),
             Input::Decided(decision) => self.on_decided(now, decision, out),
-            Input::Answered => self.on_answered(out),
+            Input::Answered => {
+                // What was asked for took its time: look afresh before anything is decided on it.
+                if let State::Deciding { asked: true, .. } = self.state {
+                    out.push(Effect::Look);
+                }
+            }
             Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
             Input::FollowedExited => {
                 if let State::Lifted { .. } = self.state {
@@ -416,10 +426,7 @@ impl Machine {
                     self.state = State::Deciding { deadline: None, asked: last };
                     out.push(Effect::Rank { last, gate_passed: true });
                 } else {
-                    // It recovered by itself: the episode closes, and its record says so.
-                    out.push(Effect::Report(Outcome::Held));
-                    self.state = State::Watching;
-                    self.settle(looked, out);
+                    self.recover(looked, out);
                 }
             }
             State::Pressed { until, .. } => {
@@ -470,8 +477,23 @@ impl Machine {
             State::Killing { since, rung, rung_until, dead, .. } => {
                 self.on_looked_killing(now, looked, since, rung, rung_until, dead, out);
             }
+            State::Deciding { asked: true, .. } => {
+                if looked.passed {
+                    self.state = State::Deciding { deadline: None, asked: true };
+                    out.push(Effect::Rank { last: true, gate_passed: true });
+                } else {
+                    self.recover(looked, out);
+                }
+            }
             State::Deciding { .. } | State::Muted { .. } => {}
         }
+    }
+
+    /// It recovered by itself: the episode closes, and its record says so.
+    fn recover(&mut self, looked: Looked, out: &mut Vec<Effect>) {
+        out.push(Effect::Report(Outcome::Held));
+        self.state = State::Watching;
+        self.settle(looked, out);
     }
 
     fn on_looked_killing(
@@ -545,23 +567,19 @@ impl Machine {
                 State::Deciding { .. } => self.lift(now, out),
                 _ => {}
             },
+            Decision::Busy => self.look_again(now, now.plus(WINDOW)),
             Decision::HoldForNow => {
-                if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
-                    let until = now.plus(WINDOW);
-                    self.state = State::Pressed { until, next: now.plus(FIRST_LOOK), open: true };
+                let until = *self.patience.get_or_insert(now.plus(WINDOW));
+                if now > until.plus(NEXT_LOOK) && matches!(self.state, State::Deciding { .. }) {
+                    self.lift(now, out);
+                } else {
+                    self.look_again(now, until);
                 }
             }
             Decision::Hold => match self.state {
                 State::Deciding { .. } | State::Killing { .. } => self.lift(now, out),
                 _ => {}
             },
-        }
-    }
-
-    fn on_answered(&mut self, out: &mut Vec<Effect>) {
-        if let State::Deciding { asked: true, deadline: Some(_) } = self.state {
-            self.state = State::Deciding { deadline: None, asked: true };
-            out.push(Effect::Rank { last: true, gate_passed: true });
         }
     }
 
@@ -589,8 +607,9 @@ impl Machine {
                 out.push(Effect::Look);
             }
             State::Deciding { asked: true, deadline: Some(_) } => {
-                self.state = State::Deciding { deadline: None, asked: true };
-                out.push(Effect::Rank { last: true, gate_passed: true });
+                let deadline = Some(now.plus(NEXT_LOOK));
+                self.state = State::Deciding { deadline, asked: true };
+                out.push(Effect::Look);
             }
             State::Cooling { .. } | State::Lifted { .. } => out.push(Effect::Look),
             State::Killing { since, rung, rung_until, dead, .. } => {
@@ -612,6 +631,13 @@ impl Machine {
         }
     }
 
+    /// The episode stays open, and looks go on.
+    fn look_again(&mut self, now: Moment, until: Moment) {
+        if matches!(self.state, State::Deciding { .. } | State::Killing { .. }) {
+            self.state = State::Pressed { until, next: now.plus(FIRST_LOOK), open: true };
+        }
+    }
+
     fn is_watching(&self) -> bool {
         matches!(self.state, State::Watching | State::Pressed { open: false, .. })
     }
@@ -626,6 +652,7 @@ impl Machine {
             out.push(Effect::Unsilence);
         }
         self.silence = SILENCE_FIRST;
+        self.patience = None;
         self.state = State::Deciding { deadline: None, asked: false };
         out.push(Effect::Open(self.wake));
         out.push(Effect::Rank { last: false, gate_passed: true });
@@ -933,10 +960,24 @@ mod tests {
         b.look(OVER);
         assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
         assert_eq!(b.machine.deadline(), Some(b.now.plus(ANSWER_BUDGET)));
-        assert_eq!(b.timer(), [Effect::Rank { last: true, gate_passed: true }]);
-        assert_eq!(b.give(Input::Answered), [], "a late answer starts nothing");
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert_eq!(b.look(OVER), [Effect::Rank { last: true, gate_passed: true }]);
         let effects = b.give(Input::Decided(Decision::Ask));
         assert_eq!(effects[0], Effect::Report(Outcome::Held), "nobody is ended on a guess");
+    }
+
+    #[test]
+    fn an_answer_is_decided_on_only_after_a_fresh_look() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Ask));
+        assert_eq!(b.give(Input::Answered), [Effect::Look]);
+        assert_eq!(
+            b.look(CALM),
+            [Effect::Report(Outcome::Held), Effect::Tripwire(Step::Warning)],
+            "what was asked for came too late: it had recovered"
+        );
     }
 
     #[test]
@@ -1006,6 +1047,7 @@ mod tests {
             Input::Decided(Decision::Ask),
             Input::Decided(Decision::Hold),
             Input::Decided(Decision::HoldForNow),
+            Input::Decided(Decision::Busy),
             Input::Answered,
             Input::Dead { trackers_left: true },
             Input::Dead { trackers_left: false },
@@ -1020,7 +1062,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let input = inputs[usize::try_from(random % 16).unwrap()];
+                let input = inputs[usize::try_from(random % 17).unwrap()];
                 // The reactor answers Rank in the same turn, and gives no other input before.
                 if waiting_for_rank != matches!(input, Input::Decided(_)) {
                     continue;

@@ -173,7 +173,7 @@ impl Reactor {
     fn sum(&mut self, who: Asker, figures: &Figures) -> crate::policy::rank::Interval {
         self.scratch.figures = Some(*figures);
         self.scan(who);
-        self.order(who, Purpose::Each, usize::MAX);
+        self.order(who, Purpose::Each, usize::MAX, false);
         self.scratch.ranking.sum()
     }
 
@@ -238,9 +238,9 @@ impl Reactor {
     }
 
     /// Puts the workloads of the scan in order, reading `status` where that settles something.
-    fn order(&mut self, who: Asker, purpose: Purpose, budget: usize) {
+    fn order(&mut self, who: Asker, purpose: Purpose, budget: usize, last: bool) {
         let now = self.now();
-        let urgent = self.is_urgent(who);
+        let urgent = last || self.is_urgent(who);
         let Reactor { watches, host, scratch, roots, buffer, recent, .. } = self;
         let domain = match who {
             Some(id) => watches[id.slot as usize].as_ref().map(|watch| &watch.domain),
@@ -307,7 +307,7 @@ impl Reactor {
     /// Ranks and decides. The verdict stays in the scratch for the effect that follows.
     pub(super) fn rank(&mut self, who: Asker, last: bool, gate_passed: bool) -> Decision {
         if self.endings.in_flight() {
-            return Decision::HoldForNow;
+            return Decision::Busy;
         }
         let Some((gate, scale)) = self.scratch.gate else { return Decision::HoldForNow };
         if gate_passed && !gate.is_passed() {
@@ -317,16 +317,17 @@ impl Reactor {
         let purpose = Screen::purpose(settings, scale, &gate);
         self.scan(who);
         let budget = status_budget(self.scratch.procs.len());
-        self.order(who, purpose, budget);
+        self.order(who, purpose, budget, last);
         let verdict = self.decide(who, last, &gate, scale);
         self.scratch.verdict = verdict;
         match verdict {
             Some(Verdict::Kill(_)) => Decision::Kill,
             Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,
             Some(Verdict::Hold(hold)) => match hold.reason {
-                HoldReason::Relieved | HoldReason::BenignCache | HoldReason::Backoff => {
-                    Decision::HoldForNow
-                }
+                HoldReason::Relieved
+                | HoldReason::BenignCache
+                | HoldReason::Backoff
+                | HoldReason::IdentityUnknown => Decision::HoldForNow,
                 _ => Decision::Hold,
             },
             Some(Verdict::NeedIdentity) => {
@@ -406,7 +407,7 @@ impl Reactor {
         self.scan(who);
         self.read_identities(who);
         self.scan(who);
-        self.order(who, Purpose::Each, usize::MAX);
+        self.order(who, Purpose::Each, usize::MAX, false);
         let Reactor { watches, host, scratch, .. } = self;
         let domain = match who {
             Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),

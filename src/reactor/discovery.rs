@@ -35,6 +35,9 @@ enum File {
 /// it starts the container, Podman and containerd within some ten milliseconds after.
 const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// … and how often, each time after twice as long: 15 s in all.
+const ASKED_MOST: u8 = 4;
+
 /// What the loop keeps for finding containers.
 pub(super) struct Discovery {
     directories: Watches<WatchDescriptor>,
@@ -238,7 +241,7 @@ impl Reactor {
     /// so what only they know is asked for on the helper, a little later.
     fn describe(&mut self, found: &Found) -> Container {
         let container = container::glance(&self.roots, found, &self.discovery.sources);
-        if !container.complete {
+        if !container.complete || container.pid1.is_none() {
             let soon = self.now().plus(DESCRIBED_AGAIN);
             self.discovery.again.get_or_insert(soon);
         }
@@ -294,6 +297,7 @@ impl Reactor {
         let slot = self.free_slot();
         let id = WatchId { slot, generation: self.generations[slot as usize] };
         let unit = unit_of(&path, self.has_systemd);
+        let container_started = kind == Kind::Slice || container.pid1.is_some();
         let traits = Traits {
             tripwire: false,
             psi: false,
@@ -325,6 +329,8 @@ impl Reactor {
             high: High {
                 original: Limit::Max,
                 ours: None,
+                started: container_started,
+                asked: 0,
                 in_flight: 0,
                 unit,
                 overwritten: 0,
@@ -391,12 +397,49 @@ impl Reactor {
         if let Some(before) = self.state.find(&watch.found.id, inode) {
             // An earlier daemon put its own value there; what it found is the original.
             watch.high.original = parse_limit(&before.original);
+            watch.high.ours = Some(figures.high);
         }
-        self.arm_psi(id);
-        self.listen(id);
+        self.attach(id);
         self.place_steps(id, &figures);
         self.tell_armed(id);
         self.drive(Some(id), Input::Wake(Wake::Armed));
+    }
+
+    /// Listens to what can tell of pressure, unless a slice above is listened to in its place.
+    fn attach(&mut self, id: WatchId) {
+        let covered = self.watch(id).is_some_and(|watch| self.is_covered(watch));
+        if !covered {
+            self.arm_psi(id);
+            self.listen(id);
+            return;
+        }
+        self.stop_listening(id);
+        self.drop_psi(id);
+    }
+
+    fn drop_psi(&mut self, id: WatchId) {
+        if let Some(armed) = self.watch_mut(id).and_then(|watch| watch.psi.take()) {
+            self.deregister(armed.fd.as_raw_fd());
+            self.close(vec![armed.fd]);
+        }
+    }
+
+    /// The trigger reports an error: the group is gone, or somebody switched its PSI off.
+    pub(super) fn on_psi_gone(&mut self, id: WatchId) {
+        let Some(slot) = self.watch(id).map(|watch| watch.id.slot as usize) else { return };
+        let there = self.watches[slot]
+            .as_ref()
+            .is_some_and(|watch| watch.group.usage(&mut self.buffer).is_ok());
+        if !there {
+            self.remove(id, "it is gone");
+            return;
+        }
+        self.drop_psi(id);
+        if let Some(watch) = self.watch_mut(id) {
+            watch.mode_reason = "no PSI trigger: its PSI was switched off".to_owned();
+            warn!("{:?}: its PSI was switched off (cgroup.pressure)", watch.name());
+        }
+        self.relimit(id);
     }
 
     fn arm_psi(&mut self, id: WatchId) {
@@ -488,9 +531,6 @@ impl Reactor {
             self.save_state();
         }
         self.regroup();
-        if watch.unlimited {
-            self.step_host(None);
-        }
     }
 
     /// Which containers make up each slice, and which of them make up the host's domain.
@@ -544,9 +584,12 @@ impl Reactor {
             .map(|w| w.id)
             .collect();
         self.host.members = of_host;
-        self.host.stepping = stepping;
+        let others = std::mem::replace(&mut self.host.stepping, stepping) != self.host.stepping;
         for id in empty {
             self.remove_slice(id);
+        }
+        if others {
+            self.step_host(None);
         }
     }
 
@@ -574,7 +617,7 @@ impl Reactor {
         self.discovery.again = None;
         for slot in 0..self.watches.len() {
             let Some(watch) = self.watches[slot].as_ref() else { continue };
-            if watch.container.complete || watch.kind == Kind::Slice {
+            if watch.container.complete && watch.high.started {
                 continue;
             }
             let found = watch.found.clone();
@@ -589,11 +632,25 @@ impl Reactor {
         let facts = facts_of(&container);
         let settings = self.config.settings_for(&facts);
         let protection = self.config.protection_for(&facts);
+        let now = self.now();
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
-        // Asked once: what the engine does not say by now it will not say.
-        watch.container.complete = true;
         watch.protection = protection;
+        watch.high.asked += 1;
+        let last = watch.high.asked >= ASKED_MOST;
+        // What the engine does not say by then it will not say.
+        watch.container.complete |= last;
+        let starts = !watch.high.started && (watch.container.pid1.is_some() || last);
+        watch.high.started |= starts;
+        if !watch.high.started || !watch.container.complete {
+            let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked));
+            let at = now.plus(pause);
+            let again = &mut self.discovery.again;
+            *again = Some(again.map_or(at, |other| other.min(at)));
+        }
+        if starts {
+            self.tell_systemd(id);
+        }
         if settings.ignore {
             self.put_back(id);
             self.remove(id, "a rule or label says to ignore it");
@@ -657,7 +714,9 @@ impl Reactor {
         match watch.group.figures(&mut self.buffer) {
             Ok(figures) => {
                 watch.limit = figures.limit;
+                self.attach(id);
                 self.place_steps(id, &figures);
+                self.regroup();
                 self.drive(Some(id), Input::Wake(Wake::Armed));
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),

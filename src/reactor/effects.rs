@@ -15,7 +15,7 @@ use super::watch::Episode;
 use crate::facts::Events;
 use crate::ids::{EpisodeId, WatchId};
 use crate::policy::decide::{HoldReason, Verdict};
-use crate::policy::episode::{Decision, Effect, Input, Outcome, Step, Wake};
+use crate::policy::episode::{Decision, Effect, Input, Outcome, Wake};
 use crate::report::Timings;
 use crate::sys;
 use crate::units::Bytes;
@@ -229,9 +229,6 @@ impl Reactor {
         }
         if let Some(domain) = self.domain_mut(who) {
             domain.followed = followed;
-        }
-        if who.is_none() {
-            self.move_host_steps(Step::Lifted);
         }
     }
 

@@ -3,12 +3,14 @@
 //! to PID 1, releases memory, closes triggers. Two, because a reader that hangs on a throttled
 //! process must not hold up the worker, and the other way round.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::act::tripwire;
@@ -102,8 +104,11 @@ pub enum Answer {
 /// The loop's end.
 pub struct Helper {
     reader: Sender<Question>,
-    worker: Sender<Work>,
+    worker: Option<Sender<Work>>,
     answers: Receiver<Answer>,
+    thread: Option<JoinHandle<()>>,
+    /// The daemon stops: values still waiting are dropped.
+    ends: Arc<AtomicBool>,
 }
 
 impl Helper {
@@ -123,11 +128,13 @@ impl Helper {
             .stack_size(STACK)
             .spawn(move || read_all(&questions, &roots, &reply))?;
         let reply = Reply { back, waker };
-        thread::Builder::new()
+        let ends = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ends);
+        let thread = thread::Builder::new()
             .name("worker".into())
             .stack_size(STACK)
-            .spawn(move || work_all(&work, &tool, &reply))?;
-        Ok(Helper { reader, worker, answers })
+            .spawn(move || work_all(&work, &tool, &reply, &seen))?;
+        Ok(Helper { reader, worker: Some(worker), answers, thread: Some(thread), ends })
     }
 
     pub fn ask(&self, question: Question) {
@@ -136,7 +143,20 @@ impl Helper {
     }
 
     pub fn give(&self, work: Work) {
-        let _ = self.worker.send(work);
+        if let Some(worker) = &self.worker {
+            let _ = worker.send(work);
+        }
+    }
+
+    /// Lets the worker end its present piece of work and drop the rest: at a clean stop no older
+    /// value may reach systemd after the original one.
+    pub fn finish(&mut self) {
+        self.ends.store(true, Ordering::Release);
+        self.worker = None;
+        if let Some(thread) = self.thread.take() {
+            // The longest piece is a property, which has a time-out of its own.
+            let _ = thread.join();
+        }
     }
 
     pub fn answer(&self) -> Option<Answer> {
@@ -199,11 +219,27 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
     }
 }
 
-fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply) {
-    while let Ok(item) = work.recv() {
+fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply, ends: &AtomicBool) {
+    let mut queue = VecDeque::new();
+    loop {
+        let item = match queue.pop_front() {
+            Some(item) => item,
+            None => match work.recv() {
+                Ok(item) => item,
+                Err(_) => return,
+            },
+        };
+        queue.extend(work.try_iter());
         match item {
             Work::High { watch, dir, value, unit } => {
-                let result = set_high(dir.as_ref(), value, unit, tool);
+                // Only the newest value of a group is worth the way to PID 1.
+                let newer =
+                    |later: &Work| matches!(later, Work::High { watch: w, .. } if *w == watch);
+                let result = if ends.load(Ordering::Acquire) || queue.iter().any(newer) {
+                    Ok(())
+                } else {
+                    set_high(dir.as_ref(), value, unit, tool)
+                };
                 reply.give(Answer::HighSet { watch, value, result });
             }
             Work::Release(pidfds) => {

@@ -144,6 +144,8 @@ impl Reactor {
             Granted::Steps => {
                 if grown.is_some() {
                     self.host.steps += 1;
+                    // It has room again and is not throttled: the moment to read who is in there.
+                    self.identify(None);
                 }
             }
             Granted::Exhausted { left } => {

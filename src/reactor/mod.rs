@@ -310,7 +310,7 @@ impl Reactor {
             For::HostPsi => self.drive(None, Input::Wake(Wake::HostPsi)),
             // memory.events always carries EPOLLERR: only the trigger's error means gone.
             For::Events(id) => self.on_memory_events(id),
-            For::Psi(id) if is_error => self.remove(id, "its pressure file is gone"),
+            For::Psi(id) if is_error => self.on_psi_gone(id),
             For::Psi(id) => self.on_psi(id),
             For::V1(id) => self.on_v1(id),
             For::Victim { serial, index } => self.on_victim(serial, index),

@@ -21,13 +21,14 @@ use crate::observe::file::Log;
 use crate::parse::escape::escape;
 use crate::policy::decide::{HoldReason, Kill, Verdict as Decided, View};
 use crate::policy::episode::{Outcome, Wake};
+use crate::policy::explain;
 use crate::policy::tree::Workload;
 use crate::report::{
     ContainerRecord, FiguresRecord, Incident, Kind as RecordKind, ProcessRecord, Refusal, Row,
     SCHEMA, Timings, Unattributed, Verdict, Victim,
 };
 use crate::roots::Roots;
-use crate::units::{Bytes, Moment};
+use crate::units::Moment;
 
 /// Longest text of a field that a process or an image chose.
 const TEXT_MAX: usize = 1024;
@@ -488,6 +489,15 @@ impl Reactor {
 
     /// The kernel's OOM killer acted in a watched container.
     pub(super) fn on_kernel_oom(&mut self, id: WatchId, count: u64) {
+        // A slice's counters have its containers' in them, and those tell for themselves.
+        let told_below = self.watch(id).is_some_and(|watch| {
+            let own =
+                |slot: &u32| self.watches[*slot as usize].as_ref().is_some_and(|w| !w.covered);
+            watch.kind == Kind::Slice && watch.members.iter().any(own)
+        });
+        if told_below {
+            return;
+        }
         let killed = self.kmsg.as_mut().map(Kmsg::killed).unwrap_or_default();
         let mut incident = self.skeleton(
             Some(id),
@@ -584,38 +594,5 @@ mod tests {
         {
             assert_eq!(killed_in(other.as_bytes()), None);
         }
-    }
-}
-
-mod explain {
-    use super::*;
-    use crate::policy::decide::Exclusion;
-    use crate::policy::rank;
-    pub struct Facts<'a> {
-        pub domain: &'a str,
-        pub container: Option<&'a str>,
-        pub total: Bytes,
-        pub usage: Bytes,
-        pub unreclaimable: Bytes,
-        pub threshold: Bytes,
-    }
-    pub fn row(_: &rank::Row, exclusion: Option<Exclusion>, _: Option<u32>) -> String {
-        exclusion.map_or("yes", |e| e.as_str()).to_owned()
-    }
-    pub fn kill(kill: &Kill, first: Option<&Row>, _: Option<&Row>, f: &Facts<'_>) -> String {
-        format!(
-            "{} {:?} of {} {:?}: {} unreclaimable of {} used, threshold {}, total {}",
-            kill.why.as_str(),
-            first.and_then(|r| r.notebook.clone()),
-            f.domain,
-            f.container,
-            f.unreclaimable,
-            f.usage,
-            f.threshold,
-            f.total
-        )
-    }
-    pub fn hold(reason: HoldReason, _: Option<&Row>, _: &Facts<'_>) -> String {
-        reason.as_str().to_owned()
     }
 }

@@ -36,7 +36,6 @@ impl Reactor {
             Limit::At(high) if watch.limit.bytes().is_none_or(|limit| high < limit) => Some(high),
             _ => None,
         };
-        let was_unlimited = watch.unlimited;
         watch.unlimited = watch.limit == Limit::Max && foreign.is_none() && !v1;
         let total = foreign.or(watch.limit.bytes()).unwrap_or(host_total);
         watch.steps = Steps::of(total, settings);
@@ -86,14 +85,11 @@ impl Reactor {
             let wanted = watch.domain.machine.place(step);
             let value = watch.value_of(wanted);
             self.set_high(id, value);
-        } else if self.watch(id).is_some_and(|w| w.high.ours.is_some() && !w.unlimited) {
+        } else if self.watch(id).is_some_and(|w| w.high.ours.is_some() && !steps_along) {
             self.put_back(id);
         }
         if v1 {
             self.arm_v1(id);
-        }
-        if was_unlimited != self.watch(id).is_some_and(|watch| watch.unlimited) {
-            self.step_host(None);
         }
     }
 
@@ -111,7 +107,7 @@ impl Reactor {
         }
         let slot = id.slot as usize;
         let Some(watch) = self.watches[slot].as_mut() else { return };
-        let unit = watch.high.unit.clone();
+        let unit = watch.high.unit.clone().filter(|_| watch.high.started);
         let lowers = match (watch.group.high(&mut self.buffer), value) {
             (Ok(current), value) if current == value && watch.high.ours == Some(value) => return,
             (Ok(Limit::At(current)), Limit::At(value)) => value < current,
@@ -140,6 +136,14 @@ impl Reactor {
             watch.high.in_flight += 1;
             self.helper.give(Work::High { watch: id, dir, value, unit });
         }
+    }
+
+    /// The container has started: what stands in the file may become systemd's value as well.
+    pub(super) fn tell_systemd(&mut self, id: WatchId) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        let (Some(value), Some(unit)) = (watch.high.ours, watch.high.unit.clone()) else { return };
+        watch.high.in_flight += 1;
+        self.helper.give(Work::High { watch: id, dir: None, value, unit: Some(unit) });
     }
 
     /// Writes down what stood there, before it is changed for the first time.
@@ -249,6 +253,8 @@ impl Reactor {
 
     /// A clean stop: everything back at once, the properties in one call.
     pub(super) fn restore_all(&mut self) -> usize {
+        // Nothing older may reach systemd after this.
+        self.helper.finish();
         let mut units = Vec::new();
         let mut restored = 0;
         for watch in self.watches.iter_mut().flatten() {

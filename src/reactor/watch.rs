@@ -158,6 +158,12 @@ pub struct High {
     pub in_flight: u32,
     /// Where systemd keeps the value.
     pub unit: Option<String>,
+    /// The engine has finished starting the container. Before that nobody may set a property:
+    /// systemd attaches the unit's device program anew, and runc, which is replacing it at that
+    /// moment, fails (`BPF_PROG_ATTACH: no such file or directory`, seen with Docker 26.1).
+    pub started: bool,
+    /// How often the engine was asked whether it has.
+    pub asked: u8,
     pub overwritten: u32,
     pub overwritten_since: Moment,
 }

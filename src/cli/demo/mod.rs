@@ -217,7 +217,7 @@ fn follow(
         }
         let seen = witness.seen();
         let look = eye.look().ok();
-        screen.draw(act, begun.elapsed(), look.as_ref(), &seen, out)?;
+        screen.draw(&stage.plan, act, begun.elapsed(), look.as_ref(), &seen, out)?;
         let waited = since.elapsed();
         let next = match act {
             Act::Calm if waited >= CALM => {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Act;
+use super::plan::Plan;
 use super::stage::Stage;
 use super::witness::Seen;
 use crate::cli::look::{self, Look};
@@ -66,6 +67,7 @@ impl Screen {
 
     pub fn draw(
         &mut self,
+        plan: &Plan,
         act: Act,
         time: Duration,
         look: Option<&Look>,
@@ -74,7 +76,7 @@ impl Screen {
     ) -> io::Result<()> {
         let Some(look) = look else { return Ok(()) };
         if self.live {
-            let lines = self.block(act, time, look, seen);
+            let lines = self.block(plan, act, time, look, seen);
             self.replace(&lines, out)?;
         } else if self.is_due(act, time) {
             writeln!(out, "{}", line(act, time, look))?;
@@ -108,7 +110,14 @@ impl Screen {
         Ok(())
     }
 
-    fn block(&self, act: Act, time: Duration, look: &Look, seen: &Seen) -> Vec<String> {
+    fn block(
+        &self,
+        plan: &Plan,
+        act: Act,
+        time: Duration,
+        look: &Look,
+        seen: &Seen,
+    ) -> Vec<String> {
         let usage = look.figures.usage;
         let bar = bar(usage, look.threshold, look.total);
         let bar = match act {
@@ -133,8 +142,9 @@ impl Screen {
             let memory = server.memory.to_string();
             lines.push(self.clip(&format!("  {:<8} {memory:<12} {name}", server.pid), "server"));
         }
-        if !seen.deaths.is_empty() {
-            lines.push(self.paint.red(&format!("  {} processes ended", seen.deaths.len())));
+        for (part, pid, _) in &seen.deaths {
+            let name = super::verdict::name(plan, *part);
+            lines.push(self.paint.red(&self.clip(&format!("  {pid:<8} ended"), &name)));
         }
         lines
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -194,6 +195,7 @@ impl Stage {
         command
             .env(ROLE, role)
             .env(PLAN, plan)
+            .env("NOTIFY_SOCKET", self.folder.join(NOTIFY))
             .stdin(stdin)
             .stdout(output.try_clone().map_err(|e| failed(&log, &e))?)
             .stderr(output)
@@ -254,16 +256,34 @@ impl Stage {
         }
     }
 
-    /// Starts the guard, for this container and no other.
+    /// Starts the guard, for this container and no other; returns when it says that it guards.
     ///
     /// # Errors
-    /// It could not be started.
+    /// It could not be started, or did not say so in time.
     pub fn start_daemon(&mut self) -> Result<(), String> {
         let file = self.folder.join(CONFIG);
         fs::write(&file, self.config()).map_err(|e| failed(&file, &e))?;
+        let socket = self.folder.join(NOTIFY);
+        let listener = UnixDatagram::bind(&socket).map_err(|e| failed(&socket, &e))?;
+        let glance = Some(Duration::from_millis(100));
+        listener.set_read_timeout(glance).map_err(|e| failed(&socket, &e))?;
         let plan = self.folder.join("plan.json");
         self.daemon = Some(self.spawn("daemon", &plan, Stdio::null(), DAEMON_LOG)?);
-        Ok(())
+        let until = Instant::now() + DAEMON_TIME;
+        let mut words = [0; 512];
+        loop {
+            if let Ok(len) = listener.recv(&mut words)
+                && words[..len].split(|b| *b == b'\n').any(|word| word == b"READY=1")
+            {
+                return Ok(());
+            }
+            if let Some(how) = self.daemon_ended() {
+                return Err(how);
+            }
+            if Instant::now() >= until {
+                return Err(format!("the guard did not start\n{}", self.log_tail(DAEMON_LOG)));
+            }
+        }
     }
 
     pub fn config_file(&self) -> PathBuf {
@@ -364,6 +384,7 @@ impl Stage {
     }
 }
 
+const NOTIFY: &str = "notify";
 const CONFIG: &str = "nbguard.toml";
 const RECORD: &str = "incidents.jsonl";
 const DAEMON_LOG: &str = "daemon.log";

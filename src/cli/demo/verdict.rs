@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use super::Told;
 use super::plan::Plan;
@@ -103,36 +102,32 @@ impl Report {
         self.lines.push(("lived", living.join(", ")));
     }
 
+    /// The guard's own times, and what was seen from outside: the witness looks every 2 ms, and
+    /// the usage that it reads lags behind what the kernel has charged.
     fn speed(&mut self, seen: &Seen, kill: Option<&Incident>) {
-        let dead = seen.deaths.first().map(|(.., at)| *at);
-        let millis = |time: Duration| format!("{} ms", time.as_millis());
-        let watched = match (seen.crossed, dead) {
-            (Some(crossed), Some(dead)) => {
-                // The witness looks every 2 ms, and a guard can be done before it looks again.
-                format!(
-                    "{} from threshold to dead",
-                    millis(dead.saturating_duration_since(crossed))
-                )
-            }
-            (None, Some(_)) => "dead before anybody saw the threshold crossed".to_owned(),
-            _ => "nobody died".to_owned(),
-        };
         let timings = kill.map(|kill| kill.timings).unwrap_or_default();
-        let steps = [
-            ("event to signal", timings.event_to_signal_us),
-            ("signal to dead", timings.signal_to_dead_us),
-            ("signal to memory back", timings.signal_to_back_us),
-        ];
-        let steps: Vec<String> = steps
-            .into_iter()
-            .filter_map(|(step, us)| Some(format!("{step} {}", out::micros(us?))))
-            .collect();
-        let own = if steps.is_empty() { String::new() } else { format!(" ({})", steps.join(", ")) };
-        self.lines.push(("speed", format!("{watched}{own}")));
+        let whole = timings.event_to_signal_us.zip(timings.signal_to_dead_us);
+        let mut parts = Vec::new();
+        if let Some((signal, dead)) = whole {
+            parts.push(format!("{} from threshold to dead", out::micros(signal + dead)));
+            parts.push(format!("signal after {}", out::micros(signal)));
+        }
+        if let Some(back) = timings.signal_to_back_us {
+            parts.push(format!("memory back {} after the signal", out::micros(back)));
+        }
+        let dead = seen.deaths.iter().map(|(.., at)| *at).max();
+        if let (Some(crossed), Some(dead)) = (seen.crossed, dead) {
+            let time = dead.saturating_duration_since(crossed);
+            parts.push(format!("seen from outside: {} ms", time.as_millis()));
+        }
+        if parts.is_empty() {
+            parts.push("nobody was ended".to_owned());
+        }
+        self.lines.push(("speed", parts.join(", ")));
     }
 
     fn memory(&mut self, seen: &Seen, kill: Option<&Incident>, threshold: Bytes, limit: Bytes) {
-        let back = seen.after_death.map(|least| seen.before_death.less(least));
+        let back = seen.after_death.map(|least| seen.peak.less(least));
         let counted = kill.and_then(|kill| kill.freed);
         let mut text = match back {
             Some(back) => format!("{back} came back"),
@@ -171,7 +166,7 @@ fn is_dead(seen: &Seen, part: Part) -> bool {
     seen.deaths.iter().any(|(dead, ..)| *dead == part)
 }
 
-fn name(plan: &Plan, part: Part) -> String {
+pub fn name(plan: &Plan, part: Part) -> String {
     match part {
         Part::Server => "the notebook server".to_owned(),
         Part::Child => "a child of the growing notebook".to_owned(),

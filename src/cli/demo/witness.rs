@@ -25,8 +25,6 @@ pub struct Seen {
     /// When usage was first at the threshold.
     pub crossed: Option<Instant>,
     pub deaths: Vec<(Part, u32, Instant)>,
-    /// The usage before the first death.
-    pub before_death: Bytes,
     /// The lowest usage after it.
     pub after_death: Option<Bytes>,
 }
@@ -88,9 +86,6 @@ fn look(
     let usage = group.usage(buffer);
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     for (actor, _) in living.iter().zip(&fds).filter(|(_, fd)| died(fd)) {
-        if seen.deaths.is_empty() {
-            seen.before_death = seen.usage;
-        }
         seen.deaths.push((actor.part, actor.pid, now));
     }
     let Ok(usage) = usage else { return };
