@@ -228,6 +228,7 @@ impl Ranking {
         competes: impl Fn(usize) -> bool,
     ) {
         self.budget = budget;
+        self.batch.clear();
         self.workloads = forest.workloads().len();
         self.groups.clear();
         self.groups.extend_from_slice(groups);
@@ -366,13 +367,27 @@ impl Ranking {
         competing.map(|row| row.held.least).max().unwrap_or_default()
     }
 
-    /// Works out all intervals and the order anew, from what the scan holds by now.
+    /// Works out all intervals and the order anew. After `next_to_read` only the processes that
+    /// it gave are looked at again, at any other time all.
     pub fn learn(&mut self, procs: &[Proc]) {
-        for tree in &mut self.trees {
-            let swapped = swapped_at_most(self.groups[usize::from(tree.container)]);
-            let range = tree.from as usize..tree.to as usize;
-            tree.sum(self.by_rss[range].iter().map(|i| &procs[*i as usize]), swapped);
+        if self.batch.is_empty() {
+            for tree in &mut self.trees {
+                *tree = tree.emptied();
+                for index in &self.by_rss[tree.from as usize..tree.to as usize] {
+                    tree.take(&procs[*index as usize]);
+                }
+            }
         }
+        for index in self.batch.drain(..) {
+            let tree = &mut self.trees[self.tree_of[index as usize] as usize];
+            tree.forget_unread(&procs[index as usize]);
+            tree.take(&procs[index as usize]);
+        }
+        self.settle();
+    }
+
+    /// Intervals and order, from the trees' sums.
+    fn settle(&mut self) {
         self.totals.clear();
         self.totals.resize(self.groups.len(), Totals::default());
         for tree in &self.trees {
@@ -415,7 +430,8 @@ impl Ranking {
             Some(group) => own.and(tree.beside(group, self.totals[usize::from(tree.container)])),
             None => own,
         };
-        tree.by_pss().map_or(by_group, |pss| pss.and(by_group))
+        tree.by_pss(self.groups[usize::from(tree.container)])
+            .map_or(by_group, |pss| pss.and(by_group))
     }
 
     /// The order: what is surely held decides, then what may be held, then the older root.
@@ -571,44 +587,67 @@ impl SettledBy {
 }
 
 impl Tree {
-    fn sum<'a>(&mut self, procs: impl Iterator<Item = &'a Proc>, swapped: Bytes) {
-        *self = Tree {
+    /// The same tree before anything was added up.
+    fn emptied(&self) -> Tree {
+        Tree {
             container: self.container,
             competes: self.competes,
             from: self.from,
             next: self.next,
             to: self.to,
             ..Tree::default()
+        }
+    }
+
+    /// Adds a process, by what is known of it now.
+    fn take(&mut self, proc: &Proc) {
+        if is_over(proc) {
+            return;
+        }
+        self.rss = self.rss.plus(proc.rss);
+        let most = match proc.memory {
+            Field::Known(memory) => {
+                let private = memory.anon.plus(memory.swap);
+                self.anon = self.anon.plus(memory.anon);
+                self.swap = self.swap.plus(memory.swap);
+                self.shmem = self.shmem.plus(memory.shmem);
+                self.max_anon = self.max_anon.max(memory.anon);
+                self.max_swap = self.max_swap.max(memory.swap);
+                self.max_private = self.max_private.max(private);
+                self.max_shmem = self.max_shmem.max(memory.shmem);
+                private.plus(memory.shmem)
+            }
+            Field::Unknown(_) => {
+                self.unread = self.unread.plus(proc.rss);
+                self.unread_count += 1;
+                proc.rss
+            }
         };
-        for proc in procs.filter(|proc| !is_over(proc)) {
-            self.rss = self.rss.plus(proc.rss);
-            let most = match proc.memory {
-                Field::Known(memory) => {
-                    let private = memory.anon.plus(memory.swap);
-                    self.anon = self.anon.plus(memory.anon);
-                    self.swap = self.swap.plus(memory.swap);
-                    self.shmem = self.shmem.plus(memory.shmem);
-                    self.max_anon = self.max_anon.max(memory.anon);
-                    self.max_swap = self.max_swap.max(memory.swap);
-                    self.max_private = self.max_private.max(private);
-                    self.max_shmem = self.max_shmem.max(memory.shmem);
-                    private.plus(memory.shmem)
-                }
-                Field::Unknown(_) => {
-                    self.unread = self.unread.plus(proc.rss);
-                    self.unread_count += 1;
-                    proc.rss.plus(swapped)
-                }
-            };
-            match proc.pss {
-                Field::Known(pss) => {
-                    self.pss = self.pss.plus(pss);
-                    self.pss_count += 1;
-                }
-                Field::Unknown(_) => {
-                    self.without_pss = self.without_pss.plus(most);
-                    self.without_pss_count += 1;
-                }
+        match proc.pss {
+            Field::Known(pss) => {
+                self.pss = self.pss.plus(pss);
+                self.pss_count += 1;
+            }
+            Field::Unknown(_) => {
+                self.without_pss = self.without_pss.plus(most);
+                self.without_pss_count += 1;
+            }
+        }
+    }
+
+    /// Takes back what was added for a process while its status was not read.
+    fn forget_unread(&mut self, proc: &Proc) {
+        self.rss = self.rss.less(proc.rss);
+        self.unread = self.unread.less(proc.rss);
+        self.unread_count = self.unread_count.saturating_sub(1);
+        match proc.pss {
+            Field::Known(pss) => {
+                self.pss = self.pss.less(pss);
+                self.pss_count = self.pss_count.saturating_sub(1);
+            }
+            Field::Unknown(_) => {
+                self.without_pss = self.without_pss.less(proc.rss);
+                self.without_pss_count = self.without_pss_count.saturating_sub(1);
             }
         }
     }
@@ -653,9 +692,15 @@ impl Tree {
         }
     }
 
-    fn by_pss(&self) -> Option<Interval> {
-        (self.pss_count > 0)
-            .then(|| Interval { least: self.pss, most: self.pss.plus(self.without_pss) })
+    fn by_pss(&self, group: Option<GroupMemory>) -> Option<Interval> {
+        if self.pss_count == 0 {
+            return None;
+        }
+        let rest = match self.without_pss_count {
+            0 => Bytes::ZERO,
+            _ => self.without_pss.plus(self.unread_swap(group)),
+        };
+        Some(Interval { least: self.pss, most: self.pss.plus(rest) })
     }
 }
 

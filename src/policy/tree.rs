@@ -10,7 +10,7 @@
 //! it too, and a process cannot leave its notebook's sum by writing a connection file, or a
 //! server's name, into its own argv.
 
-use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use crate::facts::Proc;
@@ -107,6 +107,23 @@ pub struct Forest {
     by_pid: Vec<u32>,
     order: Vec<u32>,
     scratch: Vec<u32>,
+    tops: Vec<Top>,
+    /// Kernels with marks that are in a tree: a hash of the marks, and the process. Sorted.
+    marked: Vec<(u64, u32)>,
+}
+
+/// A topmost kernel. In the order of the fields those that may be one kernel with its forks stand
+/// side by side, the likeliest root first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Top {
+    container: u16,
+    /// Of the uid and the connection file.
+    hash: u64,
+    is_not_launched: bool,
+    leads_no_session: bool,
+    start: u64,
+    pid: u32,
+    index: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -338,15 +355,16 @@ impl Forest {
 
     /// Makes a workload of every topmost kernel, but of several with one file only one.
     fn found(&mut self, procs: &[Proc], ids: &Identities) {
-        let mut tops = std::mem::take(&mut self.scratch);
+        let mut tops = std::mem::take(&mut self.tops);
         tops.clear();
-        tops.extend((0..procs.len() as u32).filter(|i| self.nodes[*i as usize].top == *i));
-        tops.sort_unstable_by(|a, b| self.compare_tops(procs, ids, *a, *b));
+        let is_top = |i: &u32| self.nodes[*i as usize].top == *i;
+        tops.extend((0..procs.len() as u32).filter(is_top).map(|i| self.top(procs, ids, i)));
+        tops.sort_unstable();
         self.workloads.clear();
         let mut first = NONE;
         for at in 0..tops.len() {
-            let i = tops[at];
-            let follows = at > 0 && same_file(procs, ids, tops[at - 1], i);
+            let i = tops[at].index;
+            let follows = at > 0 && same_file(procs, ids, tops[at - 1].index, i);
             if follows && !self.stands_alone(procs, ids, i) {
                 self.nodes[i as usize].owner = first;
                 self.nodes[i as usize].via = Via::SameFile;
@@ -357,24 +375,25 @@ impl Forest {
             self.nodes[i as usize].via = Via::Root;
             self.workloads.push(new_workload(&procs[i as usize], i, ids));
         }
-        self.scratch = tops;
+        self.tops = tops;
         self.workloads.sort_unstable_by_key(|w| (w.container, w.root));
         self.number_owners(procs.len());
         self.descend(procs, ids);
     }
 
-    /// Those that may be one kernel with its forks side by side, the likeliest root first.
-    fn compare_tops(&self, procs: &[Proc], ids: &Identities, a: u32, b: u32) -> Ordering {
-        let (p, q) = (&procs[a as usize], &procs[b as usize]);
-        file_of(p, ids).cmp(&file_of(q, ids)).then_with(|| {
-            let rank = |i: u32, proc: &Proc| {
-                let launched = ids
-                    .get(proc.key)
-                    .is_some_and(|id| self.is_launched(procs, ids, i as usize, id));
-                (!launched, proc.sid != proc.key.pid, proc.key.start, proc.key.pid)
-            };
-            rank(a, p).cmp(&rank(b, q))
-        })
+    fn top(&self, procs: &[Proc], ids: &Identities, index: u32) -> Top {
+        let proc = &procs[index as usize];
+        let id = ids.get(proc.key);
+        let is_launched = id.is_some_and(|id| self.is_launched(procs, ids, index as usize, id));
+        Top {
+            container: proc.container,
+            hash: hash(&file_of(proc, ids)),
+            is_not_launched: !is_launched,
+            leads_no_session: proc.sid != proc.key.pid,
+            start: proc.key.start,
+            pid: proc.key.pid,
+            index,
+        }
     }
 
     /// A kernel that was certainly launched as one, though another names the same file (the same
@@ -518,11 +537,15 @@ impl Forest {
         let marks = id.marks.as_ref()?;
         marks.parent?;
         let key = (procs[i].container, marks.as_ref());
-        let from = self.scratch.partition_point(|k| marked(procs, ids, *k) < Some(key));
-        let mut same =
-            self.scratch[from..].iter().take_while(|k| marked(procs, ids, **k) == Some(key));
-        let owner = self.nodes[*same.next()? as usize].owner;
-        if same.any(|k| self.nodes[*k as usize].owner != owner) {
+        let hash = hash(&key);
+        let from = self.marked.partition_point(|(other, _)| *other < hash);
+        let mut same = self.marked[from..]
+            .iter()
+            .take_while(|(other, _)| *other == hash)
+            .map(|(_, kernel)| *kernel)
+            .filter(|kernel| marked(procs, ids, *kernel) == Some(key));
+        let owner = self.nodes[same.next()? as usize].owner;
+        if same.any(|kernel| self.nodes[kernel as usize].owner != owner) {
             return None;
         }
         let workload = &self.workloads[owner as usize];
@@ -539,16 +562,16 @@ impl Forest {
             && ids.owner(proc.key).is_none_or(|owner| owner == workload.root)
     }
 
-    /// All kernels that are in a tree and have marks, sorted by them, for `by_marks`.
+    /// All kernels that are in a tree and have marks, for `by_marks`.
     fn list_marked(&mut self, procs: &[Proc], ids: &Identities) {
-        let mut list = std::mem::take(&mut self.scratch);
-        list.clear();
-        list.extend((0..procs.len() as u32).filter(|i| {
-            let node = &self.nodes[*i as usize];
-            node.kernel && node.owner != NONE && marked(procs, ids, *i).is_some()
-        }));
-        list.sort_unstable_by(|a, b| marked(procs, ids, *a).cmp(&marked(procs, ids, *b)));
-        self.scratch = list;
+        self.marked.clear();
+        for i in 0..procs.len() as u32 {
+            let node = &self.nodes[i as usize];
+            if node.kernel && node.owner != NONE {
+                self.marked.extend(marked(procs, ids, i).map(|key| (hash(&key), i)));
+            }
+        }
+        self.marked.sort_unstable();
     }
 
     /// Writes the lists that others read.
@@ -608,6 +631,13 @@ impl Forest {
         let node = &self.nodes[index as usize];
         node.server || node.above || node.init || node.guard
     }
+}
+
+/// To sort and search by. Whatever collides is compared in full.
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn fill(indices: &mut Vec<u32>, len: usize) {

@@ -211,6 +211,9 @@ impl World {
                 self.read.push(proc.key.pid);
             }
             self.ranking.learn(&self.procs);
+            let step_by_step = self.ranking.rows().to_vec();
+            self.ranking.learn(&self.procs);
+            assert_eq!(step_by_step, self.ranking.rows(), "one at a time and all at once");
         }
     }
 

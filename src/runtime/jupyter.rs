@@ -50,7 +50,10 @@ pub fn identify(
     now: u64,
     buffer: &mut Buffer,
 ) -> Result<Identity, Why> {
-    let said = argv(text(roots.read_process_up_to(key.pid, "cmdline", MAX_ARGV, buffer))?);
+    let cmdline = text(roots.read_process_up_to(key.pid, "cmdline", MAX_ARGV, buffer))?;
+    // In the middle of exec both texts are empty (seen on 6.18 right after a vfork).
+    let in_exec = cmdline.is_empty();
+    let said = argv(cmdline);
     let marks = read_marks(roots, key.pid, buffer)?;
     let ids = status_ids(text(roots.read_process(key.pid, "status", buffer))?)
         .map_err(|_| Why::Malformed)?;
@@ -66,7 +69,7 @@ pub fn identify(
         uid: ids.uid,
         nspid: ids.nspid,
         comm: line.comm,
-        settled: age * 1000 >= SETTLES_AFTER_MS * *TICKS,
+        settled: !in_exec && age.saturating_mul(1000) >= SETTLES_AFTER_MS * *TICKS,
         claim: said.with(marks.as_ref()),
         marks: marks.map(Arc::new),
     })
@@ -115,6 +118,7 @@ mod tests {
     use super::*;
     use crate::policy::identity::Claim;
     use std::fs;
+    use std::io::Read;
     use std::path::{Path, PathBuf};
 
     struct Fixture(PathBuf);
@@ -187,6 +191,14 @@ mod tests {
     }
 
     #[test]
+    fn in_the_middle_of_exec_nothing_is_settled() {
+        let fixture = Fixture::new("exec");
+        fixture.write("cmdline", b"");
+        let id = fixture.read(500, 10_000).unwrap();
+        assert_eq!((id.claim, id.settled), (Claim::Plain, false));
+    }
+
+    #[test]
     fn broken_files_are_malformed() {
         let fixture = Fixture::new("broken");
         fixture.write("status", b"Uid:\tx\n");
@@ -215,6 +227,41 @@ mod tests {
         environ.extend(b"JPY_PARENT_PID=3\0");
         fixture.write("environ", &environ);
         assert_eq!(fixture.read(500, 10_000).unwrap().marks, None);
+    }
+
+    /// Kills and reaps its child also when the test fails.
+    struct Child(std::process::Child);
+
+    impl Drop for Child {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_live_process_with_a_kernels_argv_is_a_kernel() {
+        let me = std::process::id();
+        let child = std::process::Command::new("sh")
+            .args(["-c", "echo up; read line", "ipykernel_launcher", "-f", "/r/kernel-live.json"])
+            .env("JPY_PARENT_PID", me.to_string())
+            .env("JPY_SESSION_NAME", "/w/live.ipynb")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut child = Child(child.unwrap());
+        // `spawn` returns in the middle of exec; what the child says comes after it.
+        let mut said = [0; 3];
+        child.0.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let roots = Roots::system().unwrap();
+        let mut buffer = Buffer::new();
+        let pid = child.0.id();
+        let start = stat(roots.read_process(pid, "stat", &mut buffer).unwrap()).unwrap().start;
+        let id = identify(&roots, ProcKey { pid, start }, boot_ticks(), &mut buffer).unwrap();
+        assert_eq!(&*id.claim.kernel().unwrap().connection, "/r/kernel-live.json");
+        let marks = id.marks.unwrap();
+        assert_eq!((marks.session.as_deref(), marks.parent), (Some("/w/live.ipynb"), Some(me)));
+        assert!(!id.settled, "it was born a moment ago");
     }
 
     #[test]
