@@ -347,11 +347,13 @@ fn rows(seen: &Seen, screen: &Screen, ranking: &Ranking, verdict: &Verdict) -> V
     ranking
         .rows()
         .iter()
-        .map(|ranked| {
+        .enumerate()
+        .map(|(place, ranked)| {
             let workload = &seen.forest.workloads()[ranked.workload as usize];
             let root = &seen.procs[workload.root_index as usize];
             let exclusion = screen.exclusion(ranked.workload);
-            let others = ranking.rows().iter().filter(|o| o.workload != ranked.workload);
+            // What settled it that those below stand below.
+            let others = ranking.rows()[place + 1..].iter();
             let ends = chosen.is_some_and(|kill| kill.workload == ranked.workload);
             Row {
                 pid: ranked.root.pid,
