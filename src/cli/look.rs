@@ -7,15 +7,17 @@ use serde::Serialize;
 
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
-use crate::cli::restore;
+use crate::cli::{out, restore};
 use crate::config::{Config, ContainerFacts, Gate as GateForm, Protection, Settings};
 use crate::facts::{Field, Figures, HostMemory, HostMode, Limit, Mode, Proc};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
-use crate::policy::decide::{self, By, Case, Exclusion, Gate, Scale, Screen, Verdict};
+use crate::parse;
+use crate::policy::decide::{self, By, Case, Exclusion, Gate, Kill, Scale, Screen, Verdict};
+use crate::policy::explain::{self, Facts};
 use crate::policy::identity::Identities;
-use crate::policy::rank::{GroupMemory, Ranking, status_budget};
+use crate::policy::rank::{self, GroupMemory, Ranking, status_budget};
 use crate::policy::tree::{Context, Forest};
 use crate::report::{ProcessRecord, Row, Unattributed};
 use crate::roots::{Buffer, Roots};
@@ -127,7 +129,7 @@ impl World {
         let noted = self.state.find(&found.id, group.id().0).cloned();
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
         let seen = self.see(&group, container, &figures)?;
-        let judged = self.judge(seen, &figures, &settings, &protection, scale);
+        let judged = self.judge(seen, &container.name, &figures, &settings, &protection, scale);
         let path = found.path.to_string_lossy();
         let skipped = config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path));
         let (mode, mode_reason) = if skipped {
@@ -135,8 +137,6 @@ impl World {
         } else {
             mode(&self.hierarchies, &settings, &figures)
         };
-        let no_workload = figures.unreclaimable().less(judged.sum);
-        let form = settings.gate;
         Ok(Look {
             id: found.id.clone(),
             name: container.name.clone(),
@@ -146,7 +146,7 @@ impl World {
             mode,
             mode_reason,
             total: scale.total,
-            threshold: scale.step(settings.threshold, form, no_workload),
+            threshold: judged.threshold,
             tripwire: noted.map(|_| figures.high),
             short: judged.short,
             rows: judged.rows,
@@ -183,6 +183,7 @@ impl World {
     fn judge(
         &mut self,
         mut seen: Seen,
+        name: &str,
         figures: &Figures,
         settings: &Settings,
         protection: &Protection,
@@ -225,14 +226,24 @@ impl World {
             }
             ranking.learn(&seen.procs);
         }
-        let would = would(&verdict, &seen);
+        let rows = rows(&seen, &screen, &ranking, &verdict);
+        let in_no_workload = figures.unreclaimable().less(ranking.sum().middle());
+        let threshold = scale.step(settings.threshold, settings.gate, in_no_workload);
+        let facts = Facts {
+            domain: "container",
+            container: Some(name),
+            total: scale.total,
+            usage: figures.usage,
+            unreclaimable: figures.unreclaimable(),
+            threshold,
+        };
         Judged {
-            rows: rows(&seen, &screen, &ranking, &verdict),
+            would: would(&verdict, &rows, &facts),
+            rows,
             servers: self.records(&seen, seen.forest.servers()),
             unattributed: self.unattributed(&seen),
-            sum: ranking.sum().middle(),
+            threshold,
             short: actual.is_passed(),
-            would,
         }
     }
 
@@ -272,7 +283,7 @@ struct Judged {
     rows: Vec<Row>,
     servers: Vec<ProcessRecord>,
     unattributed: Unattributed,
-    sum: Bytes,
+    threshold: Bytes,
     short: bool,
     would: Would,
 }
@@ -325,8 +336,7 @@ pub fn mode(hierarchies: &Hierarchies, settings: &Settings, figures: &Figures) -
 }
 
 fn record(proc: &Proc) -> ProcessRecord {
-    let name = String::from_utf8_lossy(proc.comm.bytes()).into_owned();
-    ProcessRecord { pid: proc.key.pid, name, memory: memory_of(proc) }
+    ProcessRecord { pid: proc.key.pid, name: comm(proc), memory: memory_of(proc) }
 }
 
 /// What is surely a process's own, or all that is mapped into it where nothing better is known.
@@ -338,89 +348,85 @@ fn memory_of(proc: &Proc) -> Bytes {
     }
 }
 
-fn rows(seen: &Seen, screen: &Screen, ranking: &Ranking, verdict: &Verdict) -> Vec<Row> {
-    let chosen = match verdict {
+/// The workload that was chosen, or would have been.
+fn chosen(verdict: &Verdict) -> Option<&Kill> {
+    match verdict {
         Verdict::Kill(kill) => Some(kill),
         Verdict::Hold(hold) => hold.would.as_ref(),
-        _ => None,
-    };
-    ranking
-        .rows()
-        .iter()
-        .map(|ranked| {
-            let workload = &seen.forest.workloads()[ranked.workload as usize];
-            let root = &seen.procs[workload.root_index as usize];
-            let exclusion = screen.exclusion(ranked.workload);
-            let others = ranking.rows().iter().filter(|o| o.workload != ranked.workload);
-            let ends = chosen.is_some_and(|kill| kill.workload == ranked.workload);
-            Row {
-                pid: ranked.root.pid,
-                start: ranked.root.start,
-                memory: ranked.figure(),
-                lower: ranked.held.least,
-                upper: ranked.held.most,
-                settled_by: Ranking::settled_by(ranked, others).as_str().to_owned(),
-                name: String::from_utf8_lossy(root.comm.bytes()).into_owned(),
-                notebook: seen.ids.notebook(ranked.root).map(str::to_owned),
-                kernel_id: seen.ids.kernel_id(ranked.root).map(str::to_owned),
-                uid: Some(workload.uid),
-                container: None,
-                eligible: exclusion.map_or("yes", Exclusion::as_str).to_owned(),
-                because: because(exclusion, ends),
-                members: seen
-                    .forest
-                    .members(workload)
-                    .iter()
-                    .map(|member| record(&seen.procs[member.index as usize]))
-                    .collect(),
-            }
-        })
-        .collect()
-}
-
-fn because(exclusion: Option<Exclusion>, ends: bool) -> String {
-    match exclusion {
-        Some(exclusion) => format!("not to be ended: {}", exclusion.as_str()),
-        None if ends => "would end first".to_owned(),
-        None => "after those above it".to_owned(),
+        Verdict::NeedIdentity | Verdict::NeedPss => None,
     }
 }
 
-fn would(verdict: &Verdict, seen: &Seen) -> Would {
-    let name = |root| match seen.ids.notebook(root) {
-        Some(notebook) => notebook.to_owned(),
-        None => "a notebook without a name".to_owned(),
+/// The ranked rows, as in the record: the one that goes first stands first.
+fn rows(seen: &Seen, screen: &Screen, ranking: &Ranking, verdict: &Verdict) -> Vec<Row> {
+    let first = chosen(verdict).map(|kill| kill.workload);
+    let row = |(place, ranked): (usize, &rank::Row)| {
+        let workload = &seen.forest.workloads()[ranked.workload as usize];
+        let exclusion = screen.exclusion(ranked.workload);
+        // What settled it that those below stand below.
+        let others = ranking.rows()[place + 1..].iter();
+        let members = seen.forest.members(workload).iter();
+        Row {
+            pid: ranked.root.pid,
+            start: ranked.root.start,
+            memory: ranked.figure(),
+            lower: ranked.held.least,
+            upper: ranked.held.most,
+            settled_by: Ranking::settled_by(ranked, others).as_str().to_owned(),
+            name: comm(&seen.procs[workload.root_index as usize]),
+            notebook: seen.ids.notebook(ranked.root).map(text),
+            kernel_id: seen.ids.kernel_id(ranked.root).map(text),
+            uid: Some(workload.uid),
+            container: None,
+            eligible: exclusion.map_or("yes", Exclusion::as_str).to_owned(),
+            because: explain::row(ranked, exclusion, first),
+            members: members.map(|member| record(&seen.procs[member.index as usize])).collect(),
+        }
     };
+    let mut rows: Vec<Row> = ranking.rows().iter().enumerate().map(row).collect();
+    if let Some(kill) = chosen(verdict)
+        && let Some(at) = rows.iter().position(|row| row.pid == kill.root.pid)
+    {
+        rows[..=at].rotate_right(1);
+    }
+    rows
+}
+
+fn would(verdict: &Verdict, rows: &[Row], facts: &Facts<'_>) -> Would {
+    let (first, second) = (rows.first(), rows.get(1));
     match verdict {
         Verdict::Kill(kill) => Would {
             end: Some(kill.root.pid),
             reason: kill.why.as_str().to_owned(),
-            sentence: format!(
-                "{} (pid {}) would end: {}, at least {}",
-                name(kill.root),
-                kill.root.pid,
-                kill.why.as_str(),
-                kill.held.least
-            ),
+            sentence: explain::kill(kill, first, second, facts),
         },
-        Verdict::Hold(hold) => {
-            let nearest = hold.would.map(|kill| format!("; else {} would", name(kill.root)));
-            Would {
-                end: None,
-                reason: hold.reason.as_str().to_owned(),
-                sentence: format!(
-                    "nobody would end: {}{}",
-                    hold.reason.as_str(),
-                    nearest.unwrap_or_default()
+        Verdict::Hold(hold) => Would {
+            end: None,
+            reason: hold.reason.as_str().to_owned(),
+            sentence: match &hold.would {
+                Some(kill) => format!(
+                    "{} Otherwise: {}",
+                    explain::hold(hold.reason, first, facts),
+                    explain::kill(kill, first, second, facts)
                 ),
-            }
-        }
+                None => explain::hold(hold.reason, first, facts),
+            },
+        },
         Verdict::NeedIdentity | Verdict::NeedPss => Would {
             end: None,
             reason: "unknown".to_owned(),
-            sentence: "not to be told: some processes cannot be read (are you root?)".to_owned(),
+            sentence: "Not to be told: some processes cannot be read (are you root?)".to_owned(),
         },
     }
+}
+
+/// Text that a process chose, as it stands in records.
+fn text(text: &str) -> String {
+    parse::escape(text.as_bytes(), out::LINE_MAX)
+}
+
+fn comm(proc: &Proc) -> String {
+    parse::escape(proc.comm.bytes(), out::LINE_MAX)
 }
 
 /// `58 %`, or `-` of nothing.

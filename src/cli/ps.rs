@@ -63,7 +63,7 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
         });
         writeln!(out, "{}", out::json(&report))?;
     } else {
-        tell(daemon, &looks, out)?;
+        tell(daemon, args.root.as_deref(), &looks, out)?;
     }
     for error in &unread {
         let _ = writeln!(io::stderr(), "nbguard: {}, skipped", safe(error, LINE_MAX));
@@ -77,9 +77,14 @@ pub fn is_asked(asked: Option<&str>, container: &Container) -> bool {
     })
 }
 
-fn tell(daemon: Option<i32>, looks: &[Look], out: &mut dyn Write) -> Result<(), Failure> {
+fn tell(
+    daemon: Option<i32>,
+    root: Option<&Path>,
+    looks: &[Look],
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let paint = Paint::for_stdout();
-    if daemon.is_none() {
+    if daemon.is_none() && root.is_none() {
         writeln!(out, "{}\n", paint.yellow("nbguardd is not running: nothing is guarded now"))?;
     }
     if looks.is_empty() {

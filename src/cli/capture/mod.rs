@@ -170,7 +170,7 @@ impl Capture {
         let mut tops = vec![world.hierarchies.memory_root()];
         tops.extend(world.hierarchies.psi_root());
         for top in tops {
-            self.group(top, &ANCESTOR_FILES)?;
+            self.above(top)?;
         }
         Ok(())
     }
@@ -183,11 +183,18 @@ impl Capture {
         }
         for top in tops {
             for above in found.path.ancestors().skip(1) {
-                self.group(&top.join(above), &ANCESTOR_FILES)?;
+                self.above(&top.join(above))?;
             }
             self.nested(&top.join(&found.path))?;
         }
         Ok(())
+    }
+
+    /// A group above a container. Its `cgroup.procs` is there, so that it is one, and empty.
+    fn above(&mut self, group: &Path) -> io::Result<()> {
+        self.group(group, &ANCESTOR_FILES)?;
+        let procs = group.join("cgroup.procs");
+        if procs.exists() { self.put(&procs, b"") } else { Ok(()) }
     }
 
     /// A group and those below it, breadth first.

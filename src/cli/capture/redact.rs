@@ -100,7 +100,7 @@ impl Redactor {
             return self.connection_file(word);
         }
         let known = PROGRAMS.iter().any(|program| name.starts_with(program));
-        let subcommand = contains(base_name(before), b"jupyter");
+        let subcommand = base_name(before) == b"jupyter";
         if (known || subcommand) && is_name(name) { name.to_vec() } else { NOTHING.to_vec() }
     }
 
