@@ -1,0 +1,1 @@
+//! Every list against its copies.

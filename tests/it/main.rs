@@ -1,0 +1,41 @@
+//! The one integration binary: what no unit can show for itself.
+//!
+//! `layers` holds the source tree against its ranks, `docs` every list against its copies, `cli`
+//! runs each command to its exit code.
+//!
+//! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
+//! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
+//! wake-ups) are `#[ignore]`d here, because they want the machine for themselves and the release
+//! binaries: `tests/run` runs them alone, with `NBGUARD_BIN_DIR` set. See [`binary`].
+
+mod cli;
+mod docs;
+mod layers;
+
+use std::path::{Path, PathBuf};
+
+/// The root of this tree.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of this tree.
+#[allow(dead_code)]
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Says why the calling test cannot run here. The words at the start are what `tests/run` counts.
+fn skip(why: impl std::fmt::Display) {
+    println!("skipped: {why}");
+}
+
+/// `nbguard` or `nbguardd`: from `NBGUARD_BIN_DIR` where it is set, else as cargo built it for
+/// this run.
+fn binary(name: &str) -> PathBuf {
+    match (std::env::var_os("NBGUARD_BIN_DIR"), name) {
+        (Some(folder), _) => Path::new(&folder).join(name),
+        (None, "nbguardd") => env!("CARGO_BIN_EXE_nbguardd").into(),
+        (None, _) => env!("CARGO_BIN_EXE_nbguard").into(),
+    }
+}

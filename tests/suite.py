@@ -1,0 +1,470 @@
+"""Every test of this tree, one part after the other: tests/run [--quick | --all].
+
+Lints, unit and integration tests, the demo, live tests on this kernel, and the virtual Docker
+host, whose image is built while cargo builds. A part that cannot run here says why and counts as
+skipped; one that hangs is ended and counts as failed. The last line is
+`N passed, N failed, N skipped`; the exit code is 0 only if nothing failed.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SCENARIOS = REPOSITORY / "tests/vm/scenarios"
+LOGS = REPOSITORY / ".cache/test-logs"
+
+# One boot: these want the same host.
+ONE_BOOT = ["a-one-grows", "b-family-of-workers", "e1-shared-memory", "h-two-containers",
+            "k1-daemon-killed-before", "l1-limit-changes-while-watching", "p-protected", "r1-terminal-hog"]
+
+# Seconds. A whole run must end within 80 minutes whatever hangs; --all plays some hundred
+# scenarios at about 40 s each.
+WHOLE_RUN = {"default": 78 * 60, "all": 8 * 3600}
+# Kept for telling the result, and for ending what is still running.
+RESERVE = 60
+# A word at least so often, for who watches a log.
+HEARTBEAT = 60
+# From SIGTERM to SIGKILL of a part that is over its time.
+GRACE = 15
+# Lines of a failed part that are shown; all of it is in its log.
+TAIL = 60
+
+# Of the test binary `it`: these run alone, one at a time, on the release binaries.
+ALONE = ("live", "footprint")
+
+# tests/vm/run: it cannot run here. nbguard demo: the same.
+VM_CANNOT_RUN = 77
+DEMO_CANNOT_RUN = 4
+
+
+@dataclasses.dataclass
+class Count:
+    """What a part came to. The texts say which and why."""
+    passed: int = 0
+    failed: list = dataclasses.field(default_factory=list)
+    skipped: list = dataclasses.field(default_factory=list)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self):
+        return f"{self.passed} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
+
+
+@dataclasses.dataclass
+class Done:
+    """A command that ended, or was ended."""
+    code: int
+    out: list
+    err: list
+    late: bool
+    log: pathlib.Path
+
+    def told(self):
+        return self.err + self.out
+
+    def why(self, name):
+        if self.late:
+            return f"{name}: took too long and was ended"
+        return f"{name}: exit code {self.code}"
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM."""
+
+
+BEGAN = time.monotonic()
+RUNNING = []
+# What was found out for later parts: where the release binaries are.
+FOUND = {}
+
+
+def say(text):
+    seconds = int(time.monotonic() - BEGAN)
+    print(f"[{seconds // 60:2}:{seconds % 60:02}] {text}", flush=True)
+
+
+class Command:
+    """A command in a process group of its own, without a terminal, its output kept and logged."""
+
+    def __init__(self, name, words, env=None, show=None):
+        self.name = name
+        self.show = show
+        LOGS.mkdir(parents=True, exist_ok=True)
+        self.path = LOGS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.log"
+        self.log = open(self.path, "w")
+        self.out, self.err = [], []
+        self.late = False
+        settings = dict(os.environ, CARGO_TERM_COLOR="never", CARGO_TERM_PROGRESS_WHEN="never",
+                        DEBIAN_FRONTEND="noninteractive", **(env or {}))
+        self.process = subprocess.Popen(
+            [str(word) for word in words], cwd=REPOSITORY, env=settings, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+            start_new_session=True)
+        RUNNING.append(self)
+        self.readers = [threading.Thread(target=self.read, args=pair, daemon=True)
+                        for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))]
+        for reader in self.readers:
+            reader.start()
+
+    def read(self, pipe, lines):
+        for line in pipe:
+            line = line.rstrip("\n")
+            lines.append(line)
+            self.log.write(line + "\n")
+            self.log.flush()
+            if self.show and (shown := self.show(line)):
+                say(f"  {shown}")
+
+    def wait(self, seconds):
+        """Until it ends, at most so long."""
+        end = min(time.monotonic() + seconds, FOUND["end"])
+        told = time.monotonic()
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                self.late = True
+                self.stop()
+                break
+            if time.monotonic() - told > HEARTBEAT:
+                told = time.monotonic()
+                last = (self.err or self.out or [""])[-1].strip()
+                say(f"  {self.name} … {last[:100]}")
+            time.sleep(0.1)
+        # What it left behind may hold the pipe open.
+        for reader in self.readers:
+            reader.join(5)
+        if self in RUNNING:
+            RUNNING.remove(self)
+        return Done(self.process.returncode, self.out, self.err, self.late, self.path)
+
+    def stop(self):
+        for which, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+            try:
+                os.killpg(self.process.pid, which)
+            except ProcessLookupError:
+                pass
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                continue
+            # The leader is gone; whoever is left of its group is not wanted either.
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            return
+
+
+def run(name, words, seconds, env=None, show=None):
+    return Command(name, words, env, show).wait(seconds)
+
+
+def show_tail(done):
+    for line in done.told()[-TAIL:]:
+        print(f"    {line}", flush=True)
+    print(f"    (all of it: {done.log.relative_to(REPOSITORY)})", flush=True)
+
+
+def step(name, words, seconds, env=None):
+    """A part that is one test: it passes with exit code 0."""
+    done = run(name, words, seconds, env)
+    if done.code == 0 and not done.late:
+        return Count(passed=1)
+    show_tail(done)
+    return Count(failed=[done.why(name)])
+
+
+# ---- the parts, in their order
+
+
+def part_setup():
+    """What the parts before the virtual machine need. tests/vm/run brings its own."""
+    os.environ["PATH"] += ":/usr/sbin:/sbin:" + str(pathlib.Path.home() / ".cargo/bin")
+    if not shutil.which("cargo"):
+        return Count(failed=["setup: cargo is missing: install a Rust toolchain (https://rustup.rs)"])
+    missing = []
+    if not shutil.which("cc"):
+        missing.append("gcc")
+    if not shutil.which("cc") or not has_static_libc():
+        missing.append("libc6-dev")
+    if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
+        return Count(failed=[f"setup: missing here: {' '.join(missing)} (as root on Debian they are installed)"])
+    if missing:
+        say(f"  installing {' '.join(missing)}")
+        for words in (["apt-get", "-qq", "update"],
+                      ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing]):
+            done = run("apt-get", words, 600)
+            if done.code != 0:
+                show_tail(done)
+                return Count(failed=[done.why(" ".join(words[:4]))])
+    for tool, component in (("fmt", "rustfmt"), ("clippy", "clippy")):
+        if not has_cargo(tool) and shutil.which("rustup"):
+            run("rustup", ["rustup", "component", "add", component], 300)
+    return Count()
+
+
+def has_static_libc():
+    found = subprocess.run(["cc", "-print-file-name=libc.a"], capture_output=True, text=True).stdout.strip()
+    return "/" in found
+
+
+def has_cargo(tool):
+    return subprocess.run(["cargo", tool, "--version"], capture_output=True, cwd=REPOSITORY).returncode == 0
+
+
+def part_format():
+    if not has_cargo("fmt"):
+        return Count(skipped=["cargo fmt: rustfmt is missing (rustup component add rustfmt)"])
+    return step("cargo fmt", ["cargo", "fmt", "--check"], 120)
+
+
+def part_lints():
+    if not has_cargo("clippy"):
+        return Count(skipped=["cargo clippy: it is missing (rustup component add clippy)"])
+    return step("cargo clippy", ["cargo", "clippy", "--all-targets", "--", "-D", "warnings"], 1200)
+
+
+def part_tests():
+    done = run("cargo test", ["cargo", "test", "--no-fail-fast", "--", "--show-output"], 1800)
+    return count_cargo("cargo test", done, later=ALONE)
+
+
+def part_alone(module):
+    """The tests of one module of `it`, alone on this machine and one at a time."""
+    name = f"{module} tests"
+    if not FOUND.get("binaries"):
+        return Count(skipped=[f"{name}: there are no release binaries"])
+    words = ["cargo", "test", "--test", "it", f"{module}::", "--",
+             "--include-ignored", "--test-threads=1", "--show-output"]
+    done = run(name, words, 1200, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])})
+    count = count_cargo(name, done)
+    if not (count.passed or count.failed or count.skipped):
+        count.skipped.append(f"{name}: this tree has none")
+    return count
+
+
+def count_cargo(name, done, later=()):
+    """Counts a run of cargo test. A test that prints `skipped: why` was skipped, not passed."""
+    count = Count()
+    shown_of = None
+    for line in done.out:
+        if result := re.match(r"test result: \w+\. (\d+) passed; ", line):
+            count.passed += int(result[1])
+        elif test := re.match(r"test (\S+)(?: - should panic)? \.\.\. (FAILED|ignored(?:, .*)?)$", line):
+            if test[2] == "FAILED":
+                count.failed.append(test[1])
+            elif not test[1].startswith(tuple(f"{module}::" for module in later)):
+                count.skipped.append(f"{test[1]}: {test[2]}")
+        elif section := re.match(r"---- (\S+) stdout ----$", line):
+            shown_of = section[1]
+        elif shown_of and (why := re.match(r"skipped: (.*)$", line)):
+            if shown_of not in count.failed:
+                count.passed -= 1
+                count.skipped.append(f"{shown_of}: {why[1]}")
+            shown_of = None
+    if (done.code != 0 or done.late) and not count.failed:
+        count.failed.append(done.why(name))
+    if count.failed:
+        show_tail(done)
+    return count
+
+
+def part_python():
+    name = "unittests of tests/vm"
+    done = run(name, [sys.executable, "-m", "unittest", "discover", "tests/vm"], 120)
+    text = "\n".join(done.err)
+    ran = re.search(r"^Ran (\d+) tests?", text, re.M)
+    bad = re.findall(r"^(?:FAIL|ERROR): (\S+)", text, re.M)
+    left = re.search(r"skipped=(\d+)", text)
+    count = Count(failed=bad, skipped=[f"{name}: see the log"] * (int(left[1]) if left else 0))
+    count.passed = max(0, (int(ran[1]) if ran else 0) - len(bad) - len(count.skipped))
+    if done.code != 0 and not bad:
+        count.failed.append(done.why(name))
+    if count.failed:
+        show_tail(done)
+    return count
+
+
+def part_release():
+    name = "cargo build --release"
+    done = run(name, ["cargo", "build", "--release", "--bins", "--message-format=json"], 1800)
+    for line in done.out:
+        built = json.loads(line).get("executable") if line.startswith("{") else None
+        if built and pathlib.Path(built).name == "nbguardd":
+            FOUND["binaries"] = pathlib.Path(built).parent
+    if done.code == 0 and "binaries" in FOUND:
+        return Count(passed=1)
+    # Its messages are JSON on the other channel.
+    done.out = []
+    show_tail(done)
+    return Count(failed=[done.why(name)])
+
+
+def part_demo():
+    if "binaries" not in FOUND:
+        return Count(skipped=["nbguard demo: there are no release binaries"])
+    done = run("nbguard demo", [FOUND["binaries"] / "nbguard", "demo"], 180)
+    if done.code == DEMO_CANNOT_RUN and not done.late:
+        return Count(skipped=["nbguard demo: " + " ".join(line.strip() for line in done.err)[-500:]])
+    if done.code == 0 and not done.late:
+        for line in done.out[-12:]:
+            print(f"    {line}", flush=True)
+        return Count(passed=1)
+    show_tail(done)
+    return Count(failed=[done.why("nbguard demo")])
+
+
+def start_image():
+    """The guest of the virtual machine, built while cargo builds."""
+    FOUND["image"] = Command("guest image", [sys.executable, "tests/vm/run", "--image-only"],
+                             show=lambda line: line if line.startswith("vm:") else None)
+
+
+def part_image():
+    """Waits for the guest. It counts nothing: the virtual machine's part says how it went."""
+    done = FOUND["image"].wait(2400)
+    if done.code == VM_CANNOT_RUN:
+        FOUND["no_vm"] = " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")
+    elif done.code != 0:
+        show_tail(done)
+        say("  the virtual machine's part tries again")
+    return Count()
+
+
+def part_vm(what, scenarios, guard="nbguard", guest="trixie", seconds=2700):
+    """Scenarios in the virtual Docker host. Each is a test; with `--guard none` it only has to run."""
+    if "no_vm" in FOUND:
+        return Count(skipped=[f"{what}: {name}: {FOUND['no_vm']}" for name in scenarios])
+    if "binaries" not in FOUND:
+        return Count(skipped=[f"{what}: {name}: there are no release binaries" for name in scenarios])
+    words = [sys.executable, "tests/vm/run", "--guard", guard, "--guest", guest, "--log", LOGS / "vm",
+             *[SCENARIOS / f"{name}.toml" for name in scenarios]]
+    done = run(what, words, seconds, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
+               show=lambda line: line if line.startswith("vm:") else None)
+    count = Count()
+    left = list(scenarios)
+    if done.code == VM_CANNOT_RUN:
+        why = " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")
+        return Count(skipped=[f"{what}: {name}: {why}" for name in scenarios])
+    for line in done.out:
+        if not line.startswith("{"):
+            continue
+        result = json.loads(line)
+        left.remove(result["scenario"])
+        wrong = "; ".join(result.get("wrong", [])) or result.get("broken", "")
+        if "broken" in result or result["pass"] is False:
+            count.failed.append(f"{what}: {result['scenario']}: {wrong[:1000]}")
+        else:
+            count.passed += 1
+    if left:
+        show_tail(done)
+        count.failed += [f"{what}: {name}: no result; {done.why('tests/vm/run')}" for name in left]
+    elif done.code not in (0, 1):
+        count.failed.append(done.why(what))
+    return count
+
+
+# ---- which parts, and the result
+
+
+def parts(options):
+    """Name and work of each part, in the order in which they run."""
+    yield "setup", part_setup
+    if not options.quick:
+        yield None, start_image
+    yield "cargo fmt --check", part_format
+    yield "cargo clippy", part_lints
+    yield "unit and integration tests", part_tests
+    yield "unittests of tests/vm", part_python
+    yield "cargo build --release", part_release
+    if not options.quick:
+        yield "guest image", part_image
+    # From here on nothing else runs: these look at the clock.
+    yield "nbguard demo", part_demo
+    for module in ALONE:
+        yield f"{module} tests", lambda module=module: part_alone(module)
+    if options.quick:
+        return
+    if not options.all:
+        yield "Docker host in a VM", lambda: part_vm("vm", ONE_BOOT)
+        return
+    every = sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+    hours = 3 * 3600
+    yield "Docker host in a VM, every scenario", lambda: part_vm("vm", every, seconds=hours)
+    yield "the kernel alone, every scenario", lambda: part_vm("vm-alone", every, guard="none", seconds=hours)
+    for guest in ("bookworm", "forky"):
+        yield f"Docker host in a VM, {guest}", \
+            lambda guest=guest: part_vm(f"vm-{guest}", ONE_BOOT, guest=guest, seconds=5400)
+
+
+def run_part(name, work):
+    """One part, whatever becomes of it."""
+    started = time.monotonic()
+    if time.monotonic() > FOUND["end"]:
+        return Count(failed=[f"{name}: no time was left for it"])
+    say(f"{name} …")
+    try:
+        count = work()
+    except Interrupted:
+        raise
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+        count = Count(failed=[f"{name}: {sys.exc_info()[1]}"])
+    say(f"{name}: {count} in {time.monotonic() - started:.0f} s")
+    for why in count.skipped:
+        print(f"    skipped: {why}", flush=True)
+    for what in count.failed:
+        print(f"    FAILED: {what}", flush=True)
+    return count
+
+
+def interrupt(*_):
+    raise Interrupted
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/run", description="Runs every test of this tree.")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="no virtual machine")
+    which.add_argument("--all", action="store_true",
+                       help="every scenario, with and without the guard, and the other guests: hours")
+    options = parser.parse_args()
+    FOUND["end"] = BEGAN + WHOLE_RUN["all" if options.all else "default"] - RESERVE
+    for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(which, interrupt)
+    total = Count()
+    try:
+        for name, work in parts(options):
+            if name is None:
+                work()
+                continue
+            total.add(run_part(name, work))
+            if name == "setup" and total.failed:
+                break
+    except Interrupted:
+        total.failed.append("interrupted")
+    finally:
+        for command in list(RUNNING):
+            command.stop()
+    for what in total.failed:
+        print(f"FAILED: {what}", flush=True)
+    say(f"logs: {LOGS.relative_to(REPOSITORY)}")
+    print(total, flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
