@@ -26,6 +26,9 @@ pub const WINDOW: Duration = Duration::from_secs(1);
 /// How long a decision may wait for the helper (identities, PSS). `smaps_rollup` takes 14 ms per
 /// GiB; a throttled process once held up the reader of its `cmdline` for 491 ms.
 pub const ANSWER_BUDGET: Duration = Duration::from_millis(250);
+/// How long an episode stays open for identities that are still being read: a daemon that was
+/// restarted in mid-episode knows nobody, and lifting would hand the choice to the kernel.
+pub const READING_PATIENCE: Duration = Duration::from_secs(5);
 /// `memory.events` fires 63 times a second under benign cache: first pause, and the longest.
 pub const SILENCE_FIRST: Duration = Duration::from_secs(1);
 pub const SILENCE_LONGEST: Duration = Duration::from_secs(30);
@@ -114,6 +117,8 @@ pub enum Decision {
     Ask,
     /// Another kill is in flight on this host: look again when it is over.
     Busy,
+    /// The helper is still reading who they are, because they are throttled.
+    Reading,
     /// Nothing is ended, and that may change within the window: an identity is unknown, the
     /// notebook was ended a moment ago, it recovered while ranking.
     HoldForNow,
@@ -568,8 +573,10 @@ impl Machine {
                 _ => {}
             },
             Decision::Busy => self.look_again(now, now.plus(WINDOW)),
-            Decision::HoldForNow => {
-                let until = *self.patience.get_or_insert(now.plus(WINDOW));
+            Decision::HoldForNow | Decision::Reading => {
+                let patience =
+                    if decision == Decision::Reading { READING_PATIENCE } else { WINDOW };
+                let until = *self.patience.get_or_insert(now.plus(patience));
                 if now > until.plus(NEXT_LOOK) && matches!(self.state, State::Deciding { .. }) {
                     self.lift(now, out);
                 } else {
@@ -1048,6 +1055,7 @@ mod tests {
             Input::Decided(Decision::Hold),
             Input::Decided(Decision::HoldForNow),
             Input::Decided(Decision::Busy),
+            Input::Decided(Decision::Reading),
             Input::Answered,
             Input::Dead { trackers_left: true },
             Input::Dead { trackers_left: false },
@@ -1062,7 +1070,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let input = inputs[usize::try_from(random % 17).unwrap()];
+                let input = inputs[usize::try_from(random % 18).unwrap()];
                 // The reactor answers Rank in the same turn, and gives no other input before.
                 if waiting_for_rank != matches!(input, Input::Decided(_)) {
                     continue;

@@ -324,12 +324,14 @@ impl Reactor {
             Some(Verdict::Kill(_)) => Decision::Kill,
             Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,
             Some(Verdict::Hold(hold)) => match hold.reason {
-                HoldReason::Relieved
-                | HoldReason::BenignCache
-                | HoldReason::Backoff
-                | HoldReason::IdentityUnknown => Decision::HoldForNow,
+                HoldReason::Relieved | HoldReason::BenignCache | HoldReason::Backoff => {
+                    Decision::HoldForNow
+                }
+                HoldReason::IdentityUnknown if self.is_reading(who) => Decision::Reading,
+                HoldReason::IdentityUnknown => Decision::HoldForNow,
                 _ => Decision::Hold,
             },
+            Some(Verdict::NeedIdentity) if self.is_reading(who) => Decision::Reading,
             Some(Verdict::NeedIdentity) => {
                 let keys = self.asked();
                 self.want(who, Wanted::Identities(keys));
@@ -374,6 +376,10 @@ impl Reactor {
         }
     }
 
+    fn is_reading(&self, who: Asker) -> bool {
+        self.domain(who).is_some_and(|domain| domain.reading)
+    }
+
     fn asked(&self) -> Vec<ProcKey> {
         let procs = &self.scratch.procs;
         self.scratch.screen.asked().iter().map(|i| procs[*i as usize].key).collect()
@@ -391,6 +397,7 @@ impl Reactor {
         match std::mem::take(&mut domain.wanted) {
             Wanted::Nothing => {}
             Wanted::Identities(keys) => {
+                domain.reading = true;
                 self.helper.ask(Question::Identify { asker: who, keys });
             }
             Wanted::Pss(keys) => {

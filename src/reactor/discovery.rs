@@ -49,6 +49,8 @@ pub(super) struct Discovery {
     sources: Sources,
     /// Rescans that inotify's overflow made necessary.
     pub overflows: u64,
+    /// Armed in this walk, and not looked at yet.
+    fresh: Vec<WatchId>,
     /// Walks that left something out.
     pub skipped: u64,
     /// When the descriptions that were incomplete are tried again.
@@ -65,6 +67,7 @@ impl Discovery {
             containers: Quota::for_containers(),
             sources: sources(roots, config),
             overflows: 0,
+            fresh: Vec::new(),
             skipped: 0,
             again: None,
         }
@@ -154,6 +157,10 @@ impl Reactor {
             self.add(found);
         }
         self.regroup();
+        // Only now it is known whose processes each of them ranks.
+        for id in std::mem::take(&mut self.discovery.fresh) {
+            self.drive(Some(id), Input::Wake(Wake::Armed));
+        }
     }
 
     pub(super) fn on_inotify(&mut self) {
@@ -402,7 +409,7 @@ impl Reactor {
         self.attach(id);
         self.place_steps(id, &figures);
         self.tell_armed(id);
-        self.drive(Some(id), Input::Wake(Wake::Armed));
+        self.discovery.fresh.push(id);
     }
 
     /// Listens to what can tell of pressure, unless a slice above is listened to in its place.

@@ -306,13 +306,16 @@ impl Reactor {
     pub(super) fn on_answers(&mut self) {
         while let Some(answer) = self.helper.answer() {
             match answer {
-                Answer::Identified { asker, read } => {
+                Answer::Identified { asker, read, last } => {
                     if let Some(domain) = self.domain_mut(asker) {
                         for identity in read {
                             domain.identities.insert(identity);
                         }
+                        domain.reading &= !last;
                     }
-                    self.drive(asker, Input::Answered);
+                    if last {
+                        self.drive(asker, Input::Answered);
+                    }
                 }
                 Answer::Pss { asker, pss } => {
                     let episode = self.domain_mut(asker).and_then(|d| d.episode.as_mut());

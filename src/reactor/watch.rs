@@ -81,8 +81,10 @@ pub struct Domain {
     pub baseline: Option<Baseline>,
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
-    /// What the helper was asked for.
+    /// What the helper is to be asked for.
     pub wanted: Wanted,
+    /// The helper is reading identities; it is not asked twice.
+    pub reading: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -103,6 +105,7 @@ impl Domain {
             baseline: None,
             followed: Vec::new(),
             wanted: Wanted::Nothing,
+            reading: false,
         }
     }
 }
