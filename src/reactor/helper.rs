@@ -77,9 +77,11 @@ pub enum Work {
 #[derive(Debug)]
 pub enum Answer {
     /// Whoever could not be read is not in it.
+    /// `last`: there is no more to come.
     Identified {
         asker: Asker,
         read: Vec<Identity>,
+        last: bool,
     },
     Pss {
         asker: Asker,
