@@ -485,7 +485,9 @@ impl Ranking {
     ) -> &[u32] {
         self.finalists.clear();
         let surest = self.surest();
-        let open = |row: &&Row| row.competes && row.held.most > surest;
+        // Two that differ by less than the figures can tell are equally right: no time for that.
+        let bar = surest.plus(slack(surest));
+        let open = |row: &&Row| row.competes && row.held.most > bar;
         let Some(first) = self.rows.iter().find(|row| row.competes) else {
             return &self.finalists;
         };
@@ -494,7 +496,8 @@ impl Ranking {
             return &self.finalists;
         }
         let mut spent = Bytes::ZERO;
-        for row in self.rows.iter().filter(open).take(MAX_FINALISTS) {
+        let in_question = |row: &&Row| row.workload == first.workload || open(row);
+        for row in self.rows.iter().filter(in_question).take(MAX_FINALISTS) {
             if row.held.is_exact() {
                 continue;
             }
@@ -927,6 +930,25 @@ mod tests {
         let list = world.ranking.finalists(&world.forest, &world.procs, NO_RSS, budget).to_vec();
         let spent: Bytes = list.iter().map(|i| world.procs[*i as usize].rss).sum();
         assert!(!list.is_empty() && spent <= budget);
+    }
+
+    #[test]
+    fn two_that_can_hardly_be_told_apart_are_not_waited_for() {
+        let finalists = |second: u64| {
+            let mut world = World::new();
+            for (root, held) in [(20, 300), (30, second)] {
+                world.kernel(root, "x").holds(root, mib(held));
+                world.child(root + 1, root).holds(root + 1, mib(3));
+            }
+            world.build().rank(Purpose::Each);
+            world.ranking.finalists(&world.forest, &world.procs, NO_RSS, mib(10_000)).len()
+        };
+        assert_eq!((finalists(297), finalists(299)), (0, 0));
+        let mut world = World::new();
+        world.kernel(20, "a").holds(20, mib(300)).child(21, 20).holds(21, mib(30));
+        world.kernel(30, "b").holds(30, mib(310)).build().rank(Purpose::Each);
+        let list = world.ranking.finalists(&world.forest, &world.procs, NO_RSS, mib(10_000));
+        assert_eq!(list.len(), 2, "330 or 300 against 310");
     }
 
     #[test]

@@ -365,12 +365,16 @@ impl Forest {
         for at in 0..tops.len() {
             let i = tops[at].index;
             let follows = at > 0 && same_file(procs, ids, tops[at - 1].index, i);
-            if follows && !self.stands_alone(procs, ids, i) {
+            let joins = !self.nodes[i as usize].init && !self.stands_alone(procs, ids, i);
+            if follows && joins {
                 self.nodes[i as usize].owner = first;
                 self.nodes[i as usize].via = Via::SameFile;
                 continue;
             }
-            first = i;
+            // One that stands alone takes no forks from the likelier root before it.
+            if !follows {
+                first = i;
+            }
             self.nodes[i as usize].owner = i;
             self.nodes[i as usize].via = Via::Root;
             self.workloads.push(new_workload(&procs[i as usize], i, ids));
@@ -895,6 +899,15 @@ mod tests {
                 w.bare(30, INIT).claim(30, claim).id(30).uid = 1001;
             },
             trees: &[&[20], &[30]],
+        },
+        Case {
+            name: "an init joins nobody",
+            set_up: |w| {
+                let claim = w.id(20).claim.clone();
+                w.proc(SERVER).ppid = 0;
+                w.claim(INIT, claim);
+            },
+            trees: &[&[INIT], &[20]],
         },
         Case {
             name: "a relative file says nothing",
