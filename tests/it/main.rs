@@ -26,14 +26,12 @@ fn read(path: &str) -> String {
 }
 
 /// Says why the calling test cannot run here. The words at the start are what `tests/run` counts.
-#[allow(dead_code)]
 fn skip(why: impl std::fmt::Display) {
     println!("skipped: {why}");
 }
 
 /// `nbguard` or `nbguardd`: from `NBGUARD_BIN_DIR` where it is set, else as cargo built it for
 /// this run.
-#[allow(dead_code)]
 fn binary(name: &str) -> PathBuf {
     match (std::env::var_os("NBGUARD_BIN_DIR"), name) {
         (Some(folder), _) => Path::new(&folder).join(name),
