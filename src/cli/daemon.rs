@@ -108,7 +108,7 @@ fn guard(config: PathBuf, dry_run: bool) -> Exit {
         Err(error) => {
             say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
             match error {
-                reactor::Error::Config(_) => Exit::Config,
+                reactor::Error::Config(_) | reactor::Error::Unreadable(_) => Exit::Config,
                 _ => Exit::CannotWork,
             }
         }

@@ -71,6 +71,8 @@ pub struct Options {
 pub enum Error {
     /// The configuration is bad; all that is wrong with it.
     Config(config::Errors),
+    /// One of its files cannot be read; the text names it.
+    Unreadable(io::Error),
     /// Another daemon holds the lock.
     Running(PathBuf),
     /// The hierarchies could not be found.
@@ -85,6 +87,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Config(errors) => errors.fmt(f),
+            Error::Unreadable(error) => write!(f, "the configuration cannot be read: {error}"),
             Error::Running(path) => {
                 write!(f, "{}: another nbguardd holds this lock", path.display())
             }
@@ -132,8 +135,7 @@ fn signals() -> SigSet {
 }
 
 fn load(options: &Options) -> Result<Config, Error> {
-    let files = crate::host::conf::read_files(&options.config)
-        .map_err(failed("the configuration cannot be read"))?;
+    let files = crate::host::conf::read_files(&options.config).map_err(Error::Unreadable)?;
     let (mut config, warnings) = Config::read(&files).map_err(Error::Config)?;
     for warning in warnings {
         warn!("{warning}");

@@ -27,11 +27,11 @@ fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -
 }
 
 fn said(command: &mut Command) -> Said {
-    let done = command.stdin(Stdio::null()).env("NO_COLOR", "1").output().unwrap();
+    let done = command.stdin(Stdio::null()).env("NO_COLOR", "1").output().expect("it was built");
     Said {
         code: done.status.code(),
-        out: String::from_utf8(done.stdout).unwrap(),
-        err: String::from_utf8(done.stderr).unwrap(),
+        out: String::from_utf8(done.stdout).expect("UTF-8"),
+        err: String::from_utf8(done.stderr).expect("UTF-8"),
     }
 }
 
@@ -63,14 +63,14 @@ impl Folder {
     fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("nbguard-it-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(&path).expect("the temporary folder takes files");
         Folder(path)
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
+        fs::create_dir_all(path.parent().expect("it is in the folder")).expect("a folder");
+        fs::write(&path, text).expect("a file");
         path
     }
 }
@@ -88,7 +88,8 @@ fn words<'a>(words: &[&'a str], path: &'a Path) -> Vec<&'a OsStr> {
 /// The public commands, as `--help` lists them.
 fn commands() -> Vec<String> {
     let help = run("nbguard", ["--help"]).ended(Exit::Ok).out;
-    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let list = help.split("Commands:\n").nth(1).expect("help lists the commands");
+    let list = list.split("\n\n").next().unwrap_or_default();
     let named = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     named.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
@@ -291,6 +292,6 @@ fn incident(id: &str, kind: Kind) -> String {
         "freed": null, "kernel_oom_kills": 0, "message": "skipped: off", "stack": [],
     });
     let text = value.to_string();
-    serde_json::from_str::<Incident>(&text).unwrap();
+    serde_json::from_str::<Incident>(&text).expect("it is a whole record");
     text
 }

@@ -111,8 +111,8 @@ fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![root().join("src")];
     while let Some(folder) = left.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(&folder).expect("src can be listed") {
+            let path = entry.expect("src can be listed").path();
             if path.is_dir() {
                 // Members of the workspace are crates of their own.
                 if path != root().join("src/crates") {
@@ -128,19 +128,22 @@ fn sources() -> Vec<PathBuf> {
 }
 
 fn shown(file: &Path) -> String {
-    file.strip_prefix(root()).unwrap().display().to_string()
+    inside(file, "").display().to_string()
+}
+
+fn inside<'f>(file: &'f Path, folder: &str) -> &'f Path {
+    file.strip_prefix(root().join(folder)).expect("all sources are below src")
 }
 
 /// `src/host/mod.rs` and `src/host/group.rs` belong to `host`; `src/lib.rs` to nobody.
 fn module_of(file: &Path) -> Option<String> {
-    let inside = file.strip_prefix(root().join("src")).unwrap();
-    let first = inside.iter().next()?.to_str()?;
+    let first = inside(file, "src").iter().next()?.to_str()?;
     (first != "lib.rs").then(|| first.trim_end_matches(".rs").to_owned())
 }
 
 /// Without comments: a link in a comment is no edge.
 fn code(file: &Path) -> String {
-    without_comments(&std::fs::read_to_string(file).unwrap())
+    without_comments(&std::fs::read_to_string(file).expect("sources are text"))
 }
 
 fn without_comments(text: &str) -> String {
@@ -155,8 +158,7 @@ fn without_comments(text: &str) -> String {
 }
 
 fn known_to(file: &Path) -> BTreeSet<String> {
-    let inside = file.strip_prefix(root().join("src")).unwrap();
-    let depth = inside.components().count() - usize::from(file.ends_with("mod.rs"));
+    let depth = inside(file, "src").components().count() - usize::from(file.ends_with("mod.rs"));
     names_in(&code(file), depth)
 }
 
