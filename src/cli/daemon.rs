@@ -9,7 +9,8 @@ use clap::Args;
 
 use crate::cli::exit::{self, Exit};
 use crate::cli::files;
-use crate::reactor::{self, Options};
+use crate::host::conf;
+use crate::reactor::{self, Error, Options};
 
 /// The options of the daemon, and what they say.
 const OPTIONS: [(&str, &str); 4] = [
@@ -103,16 +104,30 @@ fn say(to: &mut dyn Write, text: &str) -> Exit {
 }
 
 fn guard(config: PathBuf, dry_run: bool) -> Exit {
-    match reactor::run(&Options { config, dry_run, tool: None }) {
-        Ok(()) => Exit::Ok,
-        Err(error) => {
-            say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
-            match error {
-                reactor::Error::Config(_) => Exit::Config,
-                _ => Exit::CannotWork,
-            }
-        }
+    if let Err(error) = conf::read_files(&config) {
+        return fail(Exit::Config, &error);
     }
+    match reactor::run(&Options { config, dry_run, tool: tool() }) {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(exit_of(&error), &error),
+    }
+}
+
+/// What carries out the daemon's helper commands: this very binary, if it is `nbguard`.
+fn tool() -> Option<PathBuf> {
+    std::env::current_exe().ok().filter(|exe| exe.file_name().is_some_and(|name| name == "nbguard"))
+}
+
+fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::Config(_) => Exit::Config,
+        Error::Running(_) | Error::Cgroups(_) | Error::Io { .. } => Exit::CannotWork,
+    }
+}
+
+fn fail(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+    say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
+    exit
 }
 
 #[cfg(test)]
