@@ -433,3 +433,10 @@ fn comm(proc: &Proc) -> String {
 pub fn share(part: Bytes, whole: Bytes) -> String {
     Share::of(part, whole).map_or_else(|| "-".to_owned(), |share| format!("{} %", share.0 / 100))
 }
+/// The pid of a running daemon. A zombie guards nothing.
+pub fn running_daemon() -> Option<i32> {
+    let processes = procfs::process::all_processes().ok()?;
+    let guards =
+        |stat: procfs::process::Stat| stat.comm == "nbguardd" && !matches!(stat.state, 'Z' | 'X');
+    processes.flatten().find(|process| process.stat().is_ok_and(guards)).map(|p| p.pid)
+}

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::look::{self, Look, World};
 use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
-use crate::cli::{files, incidents, restore};
+use crate::cli::{files, incidents};
 use crate::host::container::{Container, short_id};
 use crate::roots::Roots;
 
@@ -52,7 +52,7 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
         let asked = safe(asked, CELL_MAX);
         return Err(Failure::wrong(format!("no container called {asked}")));
     }
-    let daemon = restore::running_daemon();
+    let daemon = look::running_daemon();
     if args.json {
         let report = serde_json::json!({
             "daemon": daemon,

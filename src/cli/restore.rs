@@ -2,7 +2,7 @@
 //! `memory.high`: the plain file at once, then systemd's property. Touches a group only while it
 //! still has the inode that was noted.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,6 @@ use crate::units::Bytes;
 
 pub const STATE_FILE: &str = "state.json";
 const FREEZE: &str = "cgroup.freeze";
-/// A kernel's name for this process, without the newline.
 const DAEMON: &str = "nbguardd";
 
 #[derive(Args, Debug)]
@@ -88,8 +87,8 @@ pub fn run(config: &Path, args: &RestoreArgs, out: &mut dyn Write) -> Outcome {
             fate,
         });
     }
-    let daemon = running_daemon();
-    if daemon.is_none() && !noted.is_empty() {
+    let daemon = is_guarded(&path);
+    if !daemon && !noted.is_empty() {
         state.write(&path).map_err(|e| Failure::wrong(format!("{}: {e}", path.display())))?;
     }
     if args.json {
@@ -117,12 +116,10 @@ pub fn state_file(config: &Path) -> PathBuf {
     dir.join(STATE_FILE)
 }
 
-/// The pid of a running daemon. A zombie guards nothing.
-pub fn running_daemon() -> Option<i32> {
-    let processes = procfs::process::all_processes().ok()?;
-    let guards =
-        |stat: procfs::process::Stat| stat.comm == DAEMON && !matches!(stat.state, 'Z' | 'X');
-    processes.flatten().find(|process| process.stat().is_ok_and(guards)).map(|p| p.pid)
+/// Whether a daemon holds the lock beside this note: it will move its tripwires again.
+pub fn is_guarded(state: &Path) -> bool {
+    let lock = File::open(state.with_file_name("lock"));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The group's directory, if it is still the one that was noted.
@@ -209,12 +206,7 @@ fn read_high(dir: &OwnedFd) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn tell(
-    state: &Path,
-    daemon: Option<i32>,
-    rows: &[Row<'_>],
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+fn tell(state: &Path, daemon: bool, rows: &[Row<'_>], out: &mut dyn Write) -> Result<(), Failure> {
     if rows.is_empty() {
         writeln!(out, "{}: nothing was changed, nothing to restore", state.display())?;
         return Ok(());
@@ -233,8 +225,8 @@ fn tell(
             }
         }
     }
-    if let Some(pid) = daemon {
-        writeln!(out, "{DAEMON} is running (pid {pid}) and will set its tripwires again")?;
+    if daemon {
+        writeln!(out, "{DAEMON} is running and will set its tripwires again")?;
     }
     Ok(())
 }

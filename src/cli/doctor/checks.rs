@@ -11,8 +11,8 @@ use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
 use crate::cli::demo::is_root;
-use crate::cli::look::World;
-use crate::cli::{files, restore};
+use crate::cli::files;
+use crate::cli::look::{self, World};
 use crate::config::{Config, Settings};
 use crate::facts::{HostMode, Limit};
 use crate::host::container::Sources;
@@ -407,7 +407,7 @@ fn without_limit(names: &[String], sliced: bool) -> Finding {
 }
 
 fn daemon() -> Finding {
-    match restore::running_daemon() {
+    match look::running_daemon() {
         Some(pid) => Finding::ok("daemon", format!("nbguardd runs, pid {pid}")),
         None => Finding::warn(
             "daemon",
