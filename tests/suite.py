@@ -238,7 +238,8 @@ def part_lints():
 
 
 def part_tests():
-    done = run("cargo test", ["cargo", "test", "--no-fail-fast", "--", "--show-output"], 1800)
+    done = run("cargo test", ["cargo", "test", "--no-fail-fast", "--", "--show-output"], 1800,
+               env={"RUST_BACKTRACE": "0"})
     return count_cargo("cargo test", done, later=ALONE)
 
 
@@ -249,7 +250,7 @@ def part_alone(module):
         return Count(skipped=[f"{name}: there are no release binaries"])
     words = ["cargo", "test", "--test", "it", f"{module}::", "--",
              "--include-ignored", "--test-threads=1", "--show-output"]
-    done = run(name, words, 1200, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])})
+    done = run(name, words, 1200, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"]), "RUST_BACKTRACE": "0"})
     count = count_cargo(name, done)
     if not (count.passed or count.failed or count.skipped):
         count.skipped.append(f"{name}: this tree has none")
@@ -278,8 +279,27 @@ def count_cargo(name, done, later=()):
     if (done.code != 0 or done.late) and not count.failed:
         count.failed.append(done.why(name))
     if count.failed:
-        show_tail(done)
+        show_failures(done, count.failed)
     return count
+
+
+def show_failures(done, failed):
+    """What the failed tests printed; without a failed test (it did not compile) the end of all."""
+    shown = False
+    left = 0
+    for line in done.out:
+        if section := re.match(r"---- (\S+) stdout ----$", line):
+            left = TAIL if section[1] in failed else 0
+        elif line in ("failures:", "successes:"):
+            left = 0
+        if left:
+            print(f"    {line}", flush=True)
+            left -= 1
+            shown = True
+    if not shown:
+        # Of a compiler the errors matter, of everything else the end.
+        done.out = [] if any(line.startswith("error") for line in done.err) else done.out
+        show_tail(done)
 
 
 def part_python():

@@ -1,1 +1,299 @@
-//! Every list against its copies.
+//! Every list against its copies: what the README, the scenarios and `--help` repeat of the source
+//! must be what the source says. `config::keys` itself compares `conf/nbguard.toml`.
+
+use std::collections::BTreeSet;
+
+use clap::{CommandFactory, Parser};
+use nbguard::cli::{Cli, exit};
+use nbguard::config::keys::Section;
+use nbguard::facts::Mode;
+use nbguard::observe::line;
+use nbguard::policy::decide::{HoldReason, KillWhy};
+use nbguard::policy::episode::Wake;
+use nbguard::report::{
+    ContainerRecord, FiguresRecord, Incident, Kind, ProcessRecord, Refusal, Row, SCHEMA, Timings,
+    Unattributed, Verdict, Victim,
+};
+use serde_json::Value;
+
+use crate::{read, root};
+
+const MODES: [Mode; 6] =
+    [Mode::HighPsi, Mode::High, Mode::Psi, Mode::Events, Mode::V1Threshold, Mode::None];
+
+/// Everything that a wake-up may be called in a record.
+const WAKES: [Wake; 8] = [
+    Wake::High,
+    Wake::Max,
+    Wake::Psi,
+    Wake::V1Threshold,
+    Wake::HostStep,
+    Wake::HostPsi,
+    Wake::Armed,
+    Wake::Asked,
+];
+
+#[test]
+fn the_readme_has_every_exit_code_and_no_other() {
+    let told: Vec<String> = rows("| exit code |").iter().map(|row| row.join(" ")).collect();
+    let made: Vec<String> =
+        exit::TABLE.iter().map(|(exit, meaning)| format!("{} {meaning}", exit.code())).collect();
+    assert_eq!(told, made);
+}
+
+#[test]
+fn the_readme_has_every_command_with_its_options() {
+    let told = rows("| command | what it does |");
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = format!("`nbguard {}`", command.get_name());
+        let row = told.iter().find(|row| row[0] == name);
+        let row = row.unwrap_or_else(|| panic!("{name} is not in the README's table")).join(" ");
+        let public = command.get_opts().filter(|option| !option.is_hide_set());
+        for option in public.filter_map(|option| option.get_long()) {
+            assert!(row.contains(&format!("`--{option}")), "{name} --{option}: not in the README");
+        }
+        for option in options_in(&row) {
+            let known = command.get_opts().any(|known| known.get_long() == Some(&option));
+            assert!(known, "{name} has no --{option}");
+        }
+    }
+    let daemon =
+        told.iter().find(|row| row[0] == "`nbguardd`").expect("the daemon's row").join(" ");
+    let help = nbguard::cli::daemon::help();
+    for option in options_in(&help).iter().filter(|o| !["help", "version"].contains(&o.as_str())) {
+        assert!(daemon.contains(&format!("`--{option}")), "nbguardd --{option}: not in the README");
+    }
+}
+
+#[test]
+fn every_example_of_the_readme_parses() {
+    let readme = read("README.md");
+    let shell = readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    for line in shell.flat_map(str::lines) {
+        let words = line.trim_start_matches("sudo ").split(" | ").next().unwrap_or_default();
+        let words = words.split('#').next().unwrap_or_default();
+        let Some(rest) = words.strip_prefix("nbguard ") else { continue };
+        let line = std::iter::once("nbguard").chain(rest.split_whitespace());
+        Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{words}: {error}"));
+    }
+}
+
+#[test]
+fn the_keys_of_the_readme_are_keys_of_the_configuration() {
+    let known: Vec<_> = Section::Default.keys().collect();
+    for row in rows("| key | default |") {
+        let name = row[0].trim_matches('`');
+        let key = known.iter().find(|key| key.name == name);
+        let key = key.unwrap_or_else(|| panic!("[default] has no key {name}"));
+        let number: String = row[1].chars().filter(|c| c.is_ascii_digit()).collect();
+        assert!(key.default.contains(&number), "{name}: {} is not {}", row[1], key.default);
+    }
+}
+
+#[test]
+fn every_toml_of_the_readme_is_a_configuration() {
+    let readme = read("README.md");
+    let examples: Vec<&str> = readme.split("```toml\n").skip(1).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let text = example.split("```").next().unwrap_or_default().to_owned();
+        let read = nbguard::config::Config::read(&[("README.md".into(), text)]);
+        assert!(read.is_ok(), "{}", read.err().map(|e| e.to_string()).unwrap_or_default());
+    }
+}
+
+#[test]
+fn the_readme_has_every_mode_reason_and_trigger() {
+    let modes: Vec<String> =
+        rows("| mode | meaning |").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    assert_eq!(modes, MODES.map(|mode| mode.as_str().to_owned()));
+    let told: BTreeSet<String> =
+        rows("| kind | reason |").iter().map(|row| row[1].clone()).collect();
+    let kills = [KillWhy::Largest, KillWhy::Growing, KillWhy::NotebookMax].map(KillWhy::as_str);
+    let made = HoldReason::ALL.map(HoldReason::as_str);
+    let all = kills.iter().chain(&made).chain(&["kernel-oom"]).map(|reason| format!("`{reason}`"));
+    assert_eq!(told, all.collect());
+    let triggers = rows("| key | meaning |");
+    let triggers = triggers.iter().find(|row| row[0] == "`trigger`").expect("a row for `trigger`");
+    for wake in WAKES {
+        assert!(triggers[1].contains(&format!("`{}`", wake.as_str())), "{}", wake.as_str());
+    }
+}
+
+#[test]
+fn the_readme_has_every_key_of_the_record_and_no_other() {
+    let told: BTreeSet<String> =
+        rows("| key | meaning |").iter().flat_map(|row| quoted(&row[0])).collect();
+    let value = serde_json::to_value(full()).expect("a record is JSON");
+    let mut made = BTreeSet::new();
+    keys_of(&value, "", &mut made);
+    assert_eq!(told, made);
+}
+
+#[test]
+fn the_readme_has_every_key_of_the_log_line() {
+    let readme = read("README.md");
+    let section = readme.split("## What happened").nth(1).expect("the section");
+    let section = section.split("\n| kind |").next().unwrap_or_default();
+    let mut incident = full();
+    incident.dry_run = true;
+    for word in keys_of_line(&line::line(&incident)) {
+        assert!(section.contains(&format!("{word}=")), "{word}= is not in the README");
+    }
+    let example = section.split("```text\n").nth(1).expect("the example");
+    let example = example.split("```").next().unwrap_or_default();
+    let known = keys_of_line(&line::line(&incident));
+    for word in keys_of_line(&example.replace('\n', " ")) {
+        assert!(known.contains(&word), "the line has no {word}=");
+    }
+}
+
+/// A budget is proved by a test that is there, or it is pending.
+#[test]
+fn every_budget_names_its_test_and_every_path_of_the_readme_leads_somewhere() {
+    for row in rows("| promise | bar |") {
+        let proved = &row[2];
+        let pending = proved.contains("*pending*");
+        assert!(pending || !quoted(proved).is_empty(), "{}: no test and not pending", row[0]);
+    }
+    let readme = read("README.md");
+    for line in readme.lines().filter(|line| !line.contains("*pending*")) {
+        for path in quoted(line) {
+            let path = path.split([' ', ':']).next().unwrap_or_default().to_owned();
+            let tops = ["src/", "tests/", "conf/", "packaging/"];
+            if tops.iter().any(|top| path.starts_with(top)) {
+                assert!(root().join(&path).exists(), "README.md: there is no {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_scenario_letter_is_shipped() {
+    let letters: BTreeSet<char> = std::fs::read_dir(root().join("tests/vm/scenarios"))
+        .expect("the scenarios")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.chars().next())
+        .collect();
+    let missing: Vec<char> = ('a'..='u').filter(|letter| !letters.contains(letter)).collect();
+    assert!(missing.is_empty(), "no scenario {missing:?}");
+}
+
+#[test]
+fn every_scenario_of_the_usual_run_is_there() {
+    let suite = read("tests/suite.py");
+    let list =
+        suite.split("ONE_BOOT = [").nth(1).expect("the list").split(']').next().unwrap_or("");
+    let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let letters: String = names.iter().filter_map(|name| name.chars().next()).collect();
+    assert_eq!(letters, "abehklpr");
+    for name in names {
+        assert!(root().join(format!("tests/vm/scenarios/{name}.toml")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn the_changelog_has_this_version() {
+    let version = format!("## {}", env!("CARGO_PKG_VERSION"));
+    assert!(read("CHANGELOG.md").contains(&version), "CHANGELOG.md has no {version}");
+}
+
+/// The rows of the README's table whose head begins like this, cell by cell.
+fn rows(head: &str) -> Vec<Vec<String>> {
+    let readme = read("README.md");
+    let mut lines = readme.lines().skip_while(|line| !line.starts_with(head));
+    assert!(lines.next().is_some(), "README.md has no table {head}");
+    lines
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+        })
+        .collect()
+}
+
+/// What stands in backticks.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn options_in(text: &str) -> Vec<String> {
+    let names = text.split("--").skip(1);
+    let names = names.map(|rest| {
+        rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>()
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// `key=` in front of each value, whatever stands inside quotes.
+fn keys_of_line(line: &str) -> Vec<String> {
+    let outside: String = line.split('"').step_by(2).collect();
+    outside
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .map(|(key, _)| key.to_owned())
+        .collect()
+}
+
+/// Every key of a record as the README writes it: `a.b`, and `a[].b` in lists.
+fn keys_of(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        // A map with keys of its own making, or nothing to look into.
+        Value::Object(object) if at != "container.labels" => {
+            for (key, value) in object {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                keys_of(value, &at, found);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            for value in list {
+                keys_of(value, &format!("{at}[]"), found);
+            }
+        }
+        _ => {
+            found.insert(at.to_owned());
+        }
+    }
+}
+
+/// A record in which nothing is left out.
+fn full() -> Incident {
+    let process = ProcessRecord::default();
+    let row =
+        Row { notebook: Some(String::new()), members: vec![process.clone()], ..Row::default() };
+    let us = Some(1);
+    Incident {
+        schema: SCHEMA,
+        id: "3fa85f64".into(),
+        time: String::new(),
+        host: String::new(),
+        kind: Kind::Kill,
+        domain: "container".into(),
+        container: Some(ContainerRecord::default()),
+        mode: String::new(),
+        trigger: String::new(),
+        figures: FiguresRecord { psi_some_avg10: Some(1.0), ..FiguresRecord::default() },
+        rows: vec![row],
+        servers: vec![process.clone()],
+        unattributed: Unattributed { top: vec![process], ..Unattributed::default() },
+        verdict: Verdict::Kill,
+        reason: String::new(),
+        sentence: String::new(),
+        dry_run: false,
+        victim: Some(Victim {
+            notebook: Some(String::new()),
+            refused: vec![Refusal::default()],
+            ..Victim::default()
+        }),
+        timings: Timings {
+            event_to_decision_us: us,
+            decision_to_signal_us: us,
+            event_to_signal_us: us,
+            signal_to_dead_us: us,
+            signal_to_back_us: us,
+        },
+        freed: Some(nbguard::units::Bytes(1)),
+        kernel_oom_kills: 1,
+        message: String::new(),
+        stack: Vec::new(),
+    }
+}

@@ -23,7 +23,6 @@ fn root() -> &'static Path {
 }
 
 /// A file of this tree.
-#[allow(dead_code)]
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
