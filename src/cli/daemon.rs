@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cli::exit::{self, Exit};
 use crate::cli::files;
-use crate::reactor::{self, Options};
+use crate::reactor::{self, Error, Options};
 
 /// The options of the daemon, and what they say.
 const OPTIONS: [(&str, &str); 4] = [
@@ -103,16 +103,27 @@ fn say(to: &mut dyn Write, text: &str) -> Exit {
 }
 
 fn guard(config: PathBuf, dry_run: bool) -> Exit {
-    match reactor::run(&Options { config, dry_run, tool: None }) {
+    match reactor::run(&Options { config, dry_run, tool: tool() }) {
         Ok(()) => Exit::Ok,
-        Err(error) => {
-            say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
-            match error {
-                reactor::Error::Config(_) | reactor::Error::Unreadable(_) => Exit::Config,
-                _ => Exit::CannotWork,
-            }
-        }
+        Err(error) => fail(exit_of(&error), &error),
     }
+}
+
+/// What carries out the daemon's helper commands: this very binary, if it is `nbguard`.
+fn tool() -> Option<PathBuf> {
+    std::env::current_exe().ok().filter(|exe| exe.file_name().is_some_and(|name| name == "nbguard"))
+}
+
+fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::Config(_) | Error::Unreadable(_) => Exit::Config,
+        Error::Running(_) | Error::Cgroups(_) | Error::Io { .. } => Exit::CannotWork,
+    }
+}
+
+fn fail(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+    say(&mut std::io::stderr(), &format!("nbguardd: {error}\n"));
+    exit
 }
 
 #[cfg(test)]

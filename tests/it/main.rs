@@ -9,6 +9,7 @@
 //! binaries: `tests/run` runs them alone, with `NBGUARD_BIN_DIR` set. See [`binary`].
 
 mod cli;
+mod commands;
 mod docs;
 mod layers;
 

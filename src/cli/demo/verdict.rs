@@ -84,7 +84,7 @@ impl Report {
         let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
         self.lines.push(("ended", names));
         let Some(kill) = kill else { return };
-        self.lines.push(("why", format!("{}: {}", kill.reason, kill.sentence)));
+        self.lines.push(("why", kill.sentence.clone()));
         if let Some(victim) = &kill.victim {
             let mut signals =
                 format!("{} to {} processes", victim.signals.join(", "), victim.signalled);

@@ -34,12 +34,8 @@ pub fn line(incident: &Incident, paint: Paint) -> String {
         Kind::Hold => paint.yellow(what(incident)),
         Kind::Kill | Kind::KernelOom => paint.red(what(incident)),
     };
-    let victim = match &incident.victim {
-        Some(victim) => format!(" {} ({})", whom(incident), victim.memory),
-        None => String::new(),
-    };
     format!(
-        "{}  {}  {what}  {}{victim}: {}",
+        "{}  {}  {what}  {}: {}",
         safe(&incident.time, 32),
         short(&incident.id),
         whose(incident),
@@ -98,7 +94,8 @@ fn field(text: &mut String, name: &str, value: impl std::fmt::Display) {
 
 fn head(text: &mut String, incident: &Incident, paint: Paint) {
     let sentence = safe(&incident.sentence, LINE_MAX);
-    let _ = writeln!(text, "{}: {}\n", paint.bold(what(incident)), sentence);
+    let _ = writeln!(text, "{}\n", paint.bold(&sentence));
+    field(text, "what", what(incident));
     field(text, "incident", safe(&incident.id, CELL_MAX));
     field(
         text,
