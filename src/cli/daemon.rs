@@ -28,7 +28,7 @@ pub struct Passed {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Asked {
-    Run { config: PathBuf, dry_run: bool },
+    Run { config: PathBuf, dry_run: bool, only: Option<PathBuf> },
     Help,
     Version,
     Wrong(String),
@@ -38,10 +38,16 @@ pub enum Asked {
 pub fn parse(words: impl IntoIterator<Item = OsString>, default: &Path) -> Asked {
     let mut config = default.to_owned();
     let mut dry_run = false;
+    let mut only = None;
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         match word.to_str() {
             Some("--dry-run") => dry_run = true,
+            // For `nbguard demo`: not for people, so not among OPTIONS.
+            Some("--only-cgroup") => match words.next() {
+                Some(group) => only = Some(PathBuf::from(group)),
+                None => return Asked::Wrong("--only-cgroup needs a cgroup".to_owned()),
+            },
             Some("-h" | "--help") => return Asked::Help,
             Some("-V" | "--version") => return Asked::Version,
             Some("-c" | "--config") => match words.next() {
@@ -54,7 +60,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, default: &Path) -> Asked
             _ => return Asked::Wrong(format!("unexpected argument {word:?}")),
         }
     }
-    Asked::Run { config, dry_run }
+    Asked::Run { config, dry_run, only }
 }
 
 pub fn help() -> String {
@@ -84,7 +90,7 @@ pub fn run(config: &Path, passed: Passed) -> Exit {
 fn start(asked: Asked) -> Exit {
     let mut out = std::io::stdout();
     match asked {
-        Asked::Run { config, dry_run } => guard(config, dry_run),
+        Asked::Run { config, dry_run, only } => guard(config, dry_run, only),
         Asked::Help => say(&mut out, &help()),
         Asked::Version => say(&mut out, &format!("nbguardd {}\n", env!("CARGO_PKG_VERSION"))),
         Asked::Wrong(message) => {
@@ -102,8 +108,8 @@ fn say(to: &mut dyn Write, text: &str) -> Exit {
     }
 }
 
-fn guard(config: PathBuf, dry_run: bool) -> Exit {
-    match reactor::run(&Options { config, dry_run, tool: tool() }) {
+fn guard(config: PathBuf, dry_run: bool, only: Option<PathBuf>) -> Exit {
+    match reactor::run(&Options { config, dry_run, tool: tool(), only }) {
         Ok(()) => Exit::Ok,
         Err(error) => fail(exit_of(&error), &error),
     }
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_options_are_understood_in_any_order() {
-        let run = |config: &str, dry_run| Asked::Run { config: config.into(), dry_run };
+        let run = |config: &str, dry_run| Asked::Run { config: config.into(), dry_run, only: None };
         assert_eq!(asked(&[]), run("/d", false));
         assert_eq!(asked(&["--dry-run", "-c", "/x"]), run("/x", true));
         assert_eq!(asked(&["--config=/x", "--dry-run"]), run("/x", true));

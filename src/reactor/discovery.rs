@@ -229,11 +229,13 @@ impl Reactor {
     }
 
     fn add(&mut self, found: Found) {
-        if let Some(slice) = found.parent_slice.clone() {
+        if let Some(slice) = found.parent_slice.clone()
+            && self.options.only.is_none()
+        {
             self.add_slice(&slice);
         }
         if self.is_skipped(&found.path) {
-            debug!("{}: skip_cgroups names it, not watched", found.path.display());
+            debug!("{}: skip_cgroups names it, or it is a demo's; skipped", found.path.display());
             return;
         }
         let container = self.describe(&found);
@@ -270,8 +272,12 @@ impl Reactor {
     }
 
     fn is_skipped(&self, path: &Path) -> bool {
+        let not_ours = match &self.options.only {
+            Some(only) => !path.starts_with(only),
+            None => path.starts_with(super::DEMOS),
+        };
         let path = path.to_string_lossy();
-        self.config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path))
+        not_ours || self.config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path))
     }
 
     fn add_watch(&mut self, kind: Kind, found: Found, container: Container) {

@@ -64,7 +64,13 @@ pub struct Options {
     pub dry_run: bool,
     /// The `nbguard` binary, for what is too heavy for the daemon. `None`: beside this one.
     pub tool: Option<PathBuf>,
+    /// Guard nothing but this cgroup (relative to the hierarchy's root) and what is below it.
+    /// `None`: everything but demos, which bring a guard of their own.
+    pub only: Option<PathBuf>,
 }
+
+/// The group in which `nbguard demo` makes its containers, relative to the hierarchy's root.
+pub const DEMOS: &str = "nbguard-demo";
 
 /// Why the daemon cannot run. Only at the start: later nothing ends it but a signal.
 #[derive(Debug)]

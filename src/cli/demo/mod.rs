@@ -22,8 +22,8 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::exit::{Failure, Outcome};
+use crate::cli::files;
 use crate::cli::look::{Look, World};
-use crate::cli::{files, restore};
 use crate::host::Group;
 use crate::host::container::Container;
 use crate::host::discover::Found;
@@ -119,12 +119,6 @@ fn missing(plan: &Plan) -> Vec<String> {
                 missing.push(format!("{needed} of memory; {} are available", host.available));
             }
         }
-    }
-    if let Some(pid) = restore::running_daemon() {
-        missing.push(format!(
-            "nbguardd (pid {pid}) would guard the demo's container too: stop it first \
-             (systemctl stop nbguard)"
-        ));
     }
     if let Some(python) = &plan.python {
         missing.extend(no_ipykernel(python));

@@ -19,6 +19,7 @@ use super::plan::{CONTAINER, PLAN, Plan, ROLE};
 use crate::cli::out;
 use crate::facts::HostMode;
 use crate::host::Hierarchies;
+use crate::reactor::DEMOS;
 use crate::sys::{pidfd, random};
 
 /// A stand-in is there in milliseconds; three real kernels on a busy machine take their time.
@@ -72,7 +73,7 @@ impl Stage {
         let mut stage = Stage {
             plan,
             folder: PathBuf::new(),
-            group: Path::new("docker").join(&id),
+            group: Path::new(DEMOS).join("docker").join(&id),
             actors: Vec::new(),
             made: Vec::new(),
             written: Vec::new(),
@@ -107,13 +108,10 @@ impl Stage {
         self.folder.join("docker/containers").join(&self.id)
     }
 
-    /// `docker/<id>` in the hierarchy that has the memory controller, and in the one that has
+    /// `nbguard-demo/docker/<id>` in the hierarchy that has the memory controller, and in the one that has
     /// pressure where that is another.
     fn make_groups(&mut self, hierarchies: &Hierarchies) -> Result<(), String> {
         let memory = hierarchies.memory_root().to_owned();
-        if hierarchies.mode == HostMode::V2 {
-            self.pass_on_memory(&memory)?;
-        }
         let group = self.make_group(&memory, hierarchies.mode == HostMode::V2)?;
         let limit = self.plan.limit.0.to_string();
         if hierarchies.mode == HostMode::V2 {
@@ -133,18 +131,19 @@ impl Stage {
     }
 
     fn make_group(&mut self, root: &Path, passes_memory: bool) -> Result<PathBuf, String> {
-        let parent = root.join("docker");
-        match fs::create_dir(&parent) {
-            Ok(()) => self.made.push(parent.clone()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(failed(&parent, &e)),
+        let mut group = root.to_owned();
+        for name in self.group.clone().iter() {
+            if passes_memory {
+                self.pass_on_memory(&group)?;
+            }
+            group.push(name);
+            match fs::create_dir(&group) {
+                // Another demo's; whoever leaves last removes it.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(|e| failed(&group, &e))?,
+            }
+            self.made.push(group.clone());
         }
-        if passes_memory {
-            self.pass_on_memory(&parent)?;
-        }
-        let group = parent.join(&self.id);
-        fs::create_dir(&group).map_err(|e| failed(&group, &e))?;
-        self.made.push(group.clone());
         Ok(group)
     }
 
@@ -189,7 +188,12 @@ impl Stage {
         let output = File::create(&log).map_err(|e| failed(&log, &e))?;
         let mut command = Command::new("/proc/self/exe");
         match role {
-            "daemon" => command.arg0("nbguardd").arg("--config").arg(self.folder.join(CONFIG)),
+            "daemon" => command
+                .arg0("nbguardd")
+                .arg("--config")
+                .arg(self.folder.join(CONFIG))
+                .arg("--only-cgroup")
+                .arg(&self.group),
             _ => command.arg0("python3").args(["/usr/local/bin/jupyter-lab", "--no-browser"]),
         };
         command
@@ -407,17 +411,21 @@ impl Drop for Stage {
     }
 }
 
-/// A cgroup goes when its last process has been taken apart.
+/// A cgroup goes when its last process has been taken apart, unless another demo is in it.
 fn remove_group(path: &Path) {
     let until = Instant::now() + CLEAR_TIME;
     loop {
         match fs::remove_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+            // cgroupfs says EBUSY both of processes and of groups below.
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                if has_groups(path) {
+                    return;
+                }
+                if Instant::now() >= until {
+                    let _ = writeln!(io::stderr(), "nbguard: {}: {e}", path.display());
+                    return;
+                }
                 std::thread::sleep(Duration::from_millis(5));
-            }
-            // Somebody else's containers are in `docker` by now: it stays.
-            Err(e) if path.ends_with("docker") && e.kind() != io::ErrorKind::PermissionDenied => {
-                return;
             }
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 let _ = writeln!(io::stderr(), "nbguard: {}: {e}", path.display());
@@ -426,6 +434,11 @@ fn remove_group(path: &Path) {
             _ => return,
         }
     }
+}
+
+fn has_groups(path: &Path) -> bool {
+    let mut entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 fn actor(line: &str) -> Result<Actor, String> {
