@@ -275,9 +275,7 @@ impl Reactor {
         };
         scratch.screen.sift(&scratch.forest, &domain.identities, rule);
         let Scratch { ranking, forest, procs, groups, screen, .. } = scratch;
-        // `begin` asks in the order of the forest's workloads.
-        let at = std::cell::Cell::new(0);
-        ranking.begin(forest, procs, groups, budget, |_| screen.competes(at.replace(at.get() + 1)));
+        ranking.begin(forest, procs, groups, budget, |number| screen.competes(number));
         loop {
             let batch = ranking.next_to_read(procs, purpose);
             if batch.is_empty() {
@@ -451,7 +449,8 @@ impl Reactor {
     /// With `gate = "notebooks"` the threshold is a share of what is left for the notebooks: now
     /// that it is known what the rest holds, the tripwire can stand where that puts it.
     fn place_for_notebooks(&mut self, id: WatchId) {
-        let rest = self.scratch.ranking.beyond_reach().middle();
+        let sum = self.scratch.ranking.sum().middle();
+        let rest = self.unreclaimable(Some(id)).less(sum);
         let Some(watch) = self.watch_mut(id) else { return };
         if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
             let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };

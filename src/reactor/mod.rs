@@ -116,6 +116,8 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 /// Whatever keeps it from guarding at all, before the first container is touched.
 pub fn run(options: &Options) -> Result<(), Error> {
     sys::memory::one_arena();
+    // Before the first thread starts: one that does not block SIGTERM would take it, and die of it.
+    signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
     let config = load(options)?;
     let (writer, thread) = Writer::start(record::log_file(&config))
         .map_err(failed("the writer thread could not be started"))?;
@@ -187,7 +189,6 @@ struct Reactor {
 
 impl Reactor {
     fn new(options: &Options, config: Config, writer: Writer) -> Result<Reactor, Error> {
-        signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
         let signal_fd =
             SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
                 .map_err(|e| failed("signalfd")(e.into()))?;

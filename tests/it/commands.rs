@@ -1,8 +1,6 @@
 //! What commands make of the world: a record that grows, a captured host, this machine. Their
 //! options and exit codes are in `cli`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -8,6 +8,8 @@
 //! wake-ups) are `#[ignore]`d here, because they want the machine for themselves and the release
 //! binaries: `tests/run` runs them alone, with `NBGUARD_BIN_DIR` set. See [`binary`].
 
+#![allow(clippy::unwrap_used)]
+
 mod cli;
 mod commands;
 mod docs;
