@@ -1,7 +1,7 @@
 //! One look at the containers of this host, with the daemon's own readers and its own policy:
 //! what `ps`, `doctor`, `capture` and `demo` show. It reads; it ends nobody and changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -91,7 +91,8 @@ impl World {
         );
         sources.docker_socket = config.guard.docker_socket.as_deref().map(|path| roots.path(path));
         // Without the right to read it, or with a broken one, only the tripwires are not known.
-        let state = StateFile::read(&config.guard.state_dir.join(restore::STATE_FILE));
+        let state = roots.path(&config.guard.state_dir).join(restore::STATE_FILE);
+        let state = StateFile::read(&state);
         let state = state.unwrap_or_default();
         Ok(World { roots, hierarchies, host, sources, state, buffer })
     }
@@ -126,7 +127,7 @@ impl World {
         };
         let settings = config.settings_for(&facts);
         let protection = config.protection_for(&facts);
-        let noted = self.state.find(&found.id, group.id().0).cloned();
+        let noted = self.noted(&found.id, group.id().0).cloned();
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
         let seen = self.see(&group, container, &figures)?;
         let judged = self.judge(seen, &container.name, &figures, &settings, &protection, scale);
@@ -156,6 +157,22 @@ impl World {
             figures,
             settings,
         })
+    }
+
+    /// What was noted of a group. In a capture its directory has another inode.
+    pub fn noted(&self, id: &str, inode: u64) -> Option<&Changed> {
+        let captured = self.roots.prefix() != Path::new("/");
+        let same = |changed: &&Changed| captured || changed.inode == inode;
+        self.state.changed.iter().filter(|changed| changed.id == id).find(same)
+    }
+
+    /// What was noted of all groups of these containers.
+    pub fn notes(&self, ids: &[&str]) -> StateFile {
+        let mut notes = StateFile::default();
+        for changed in self.state.changed.iter().filter(|c| ids.contains(&c.id.as_str())) {
+            notes.note(changed.clone());
+        }
+        notes
     }
 
     fn see(

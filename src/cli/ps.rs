@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::demo::is_root;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::look::{self, Look, World};
 use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
@@ -86,6 +87,10 @@ fn tell(
     let paint = Paint::for_stdout();
     if daemon.is_none() && root.is_none() {
         writeln!(out, "{}\n", paint.yellow("nbguardd is not running: nothing is guarded now"))?;
+    }
+    if root.is_none() && !is_root() {
+        let text = "you are not root: what cannot be read is missing below";
+        writeln!(out, "{}\n", paint.yellow(text))?;
     }
     if looks.is_empty() {
         writeln!(out, "No containers")?;

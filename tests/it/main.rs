@@ -1,7 +1,7 @@
 //! The one integration binary: what no unit can show for itself.
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `cli`
-//! runs each command to its exit code.
+//! runs each command to its exit code, `commands` shows what they make of the world.
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
