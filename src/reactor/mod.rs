@@ -107,6 +107,8 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 /// Whatever keeps it from guarding at all, before the first container is touched.
 pub fn run(options: &Options) -> Result<(), Error> {
     sys::memory::one_arena();
+    // A thread that does not block them would take them, and die of them.
+    signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
     let config = load(options)?;
     let (writer, thread) = Writer::start(record::log_file(&config))
         .map_err(failed("the writer thread could not be started"))?;
@@ -179,7 +181,6 @@ struct Reactor {
 
 impl Reactor {
     fn new(options: &Options, config: Config, writer: Writer) -> Result<Reactor, Error> {
-        signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
         let signal_fd =
             SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
                 .map_err(|e| failed("signalfd")(e.into()))?;
