@@ -125,10 +125,13 @@ impl Reactor {
         let oom_kills = events.oom_kill.saturating_sub(watch.seen.oom_kill);
         watch.seen = events;
         watch.domain.last = Some((now, figures));
-        let held = figures.unreclaimable().plus(total.times(DISTANCE));
+        let low = |bytes: Bytes| {
+            bytes.plus(total.times(DISTANCE)) <= watch.steps.warning && !gate.is_passed()
+        };
         let looked = Looked {
             passed: gate.is_passed(),
-            below_warning: held <= watch.steps.warning && !gate.is_passed(),
+            below_warning: low(figures.usage),
+            mostly_cache: low(figures.unreclaimable()),
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: figures.usage.plus(total.times(CRITICAL)) >= total,
             rose,

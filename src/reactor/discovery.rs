@@ -493,6 +493,9 @@ impl Reactor {
 
     fn tell_armed(&self, id: WatchId) {
         let Some(watch) = self.watch(id) else { return };
+        if watch.limit == Limit::Max && !watch.high.started {
+            return;
+        }
         let reason = match watch.mode_reason.as_str() {
             "" => String::new(),
             reason => format!(" ({reason})"),
@@ -573,7 +576,7 @@ impl Reactor {
                     of_host.push(slot);
                 }
             }
-            if watch.unlimited && !watch.covered {
+            if watch.unlimited && !watch.covered && watch.high.started {
                 of_host.push(slot);
                 stepping.push(slot);
             }
@@ -663,6 +666,10 @@ impl Reactor {
         }
         if starts {
             self.tell_systemd(id);
+            if self.watch(id).is_some_and(|watch| watch.limit == Limit::Max) {
+                self.relimit(id);
+                self.tell_armed(id);
+            }
         }
         if settings.ignore {
             self.put_back(id);
@@ -743,9 +750,15 @@ impl Reactor {
         match watch.group.limit(&mut self.buffer) {
             Ok(limit) if limit == watch.limit => {}
             Ok(limit) => {
-                info!("{:?}: the limit is now {limit}", watch.name());
+                let first = watch.limit == Limit::Max && !watch.high.started;
+                if !first {
+                    info!("{:?}: the limit is now {limit}", watch.name());
+                }
                 self.relimit(id);
                 self.relimit_below(id);
+                if first {
+                    self.tell_armed(id);
+                }
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),
             Err(error) => warn!("{error}, skipped"),
