@@ -1,7 +1,8 @@
 //! The one integration binary: what no unit can show for itself.
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `cli`
-//! runs each command to its exit code, `commands` shows what they make of the world.
+//! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
+//! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`).
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
@@ -12,12 +13,19 @@
 
 mod cli;
 mod commands;
+mod daemon;
 mod docs;
+mod footprint;
+mod ground;
 mod layers;
+mod live;
+mod notebooks;
+mod reactor;
 
 use std::path::{Path, PathBuf};
 
 /// The root of this tree.
+#[allow(dead_code)]
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -28,12 +36,14 @@ fn read(path: &str) -> String {
 }
 
 /// Says why the calling test cannot run here. The words at the start are what `tests/run` counts.
+#[allow(dead_code)]
 fn skip(why: impl std::fmt::Display) {
     println!("skipped: {why}");
 }
 
 /// `nbguard` or `nbguardd`: from `NBGUARD_BIN_DIR` where it is set, else as cargo built it for
 /// this run.
+#[allow(dead_code)]
 fn binary(name: &str) -> PathBuf {
     match (std::env::var_os("NBGUARD_BIN_DIR"), name) {
         (Some(folder), _) => Path::new(&folder).join(name),

@@ -1,0 +1,276 @@
+//! The daemon as a child: configured for the containers of one test and no others, asked nothing
+//! but what it writes (records, log) and what the kernel says of it.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nbguard::report::Incident;
+use nbguard::sys::pidfd;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::ground::{Container, Folder, Ground, PATIENCE};
+
+/// The folder of one guard: its configuration, state, records, and what Docker would say.
+#[derive(Debug)]
+pub struct House {
+    pub folder: Folder,
+    tag: String,
+    record: PathBuf,
+}
+
+impl House {
+    pub fn new(ground: &Ground, name: &str) -> House {
+        let folder = Folder::new(name);
+        for below in ["state", "docker/containers"] {
+            fs::create_dir_all(folder.path(below)).unwrap();
+        }
+        let record = folder.path("incidents.jsonl");
+        let house = House { folder, tag: ground.tag.clone(), record };
+        house.configure("");
+        house
+    }
+
+    /// Records go elsewhere.
+    pub fn record_to(&mut self, path: &str) {
+        self.record = PathBuf::from(path);
+        self.configure("");
+    }
+
+    /// Writes the configuration; `more` stands under the rule for this test's containers.
+    pub fn configure(&self, more: &str) {
+        let mut text = String::new();
+        let path = |below: &str| self.folder.path(below).display().to_string();
+        writeln!(text, "[guard]\nlog = \"debug\"\ndocker_socket = \"off\"").unwrap();
+        writeln!(text, "docker_root = {:?}", path("docker")).unwrap();
+        writeln!(text, "state_dir = {:?}", path("state")).unwrap();
+        writeln!(text, "[record]\npath = {:?}", self.record.display().to_string()).unwrap();
+        writeln!(text, "[default]\nignore = true").unwrap();
+        writeln!(text, "[[rule]]\nname = \"nb-{}*\"\nignore = false\n{more}", self.tag).unwrap();
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path("nbguard.toml")
+    }
+
+    /// As Docker writes it before it starts a container.
+    pub fn describe(&self, container: &Container) {
+        let dir = self.folder.path("docker/containers").join(&container.id);
+        fs::create_dir_all(&dir).unwrap();
+        let text = format!(
+            "{{\"ID\":{:?},\"Name\":\"/{}\",\"Config\":{{\"Image\":\"quay.io/jupyter/scipy-notebook\",\
+             \"Labels\":{{\"tier\":\"test\"}},\"Env\":[\"PATH=/usr/bin\"]}},\
+             \"State\":{{\"Running\":true,\"Pid\":0}}}}",
+            container.id,
+            container.name()
+        );
+        fs::write(dir.join("config.v2.json"), text).unwrap();
+    }
+
+    pub fn forget(&self, container: &Container) {
+        let dir = self.folder.path("docker/containers").join(&container.id);
+        let _ = fs::remove_dir_all(dir);
+    }
+
+    /// Starts the daemon and returns when it says that it guards.
+    pub fn start(&self, binary: &Path, arguments: &[&str]) -> Daemon {
+        let mut daemon = self.spawn(binary, arguments);
+        daemon.hear("READY=1");
+        daemon
+    }
+
+    pub fn spawn(&self, binary: &Path, arguments: &[&str]) -> Daemon {
+        let socket = self.folder.path("notify");
+        let _ = fs::remove_file(&socket);
+        let ear = UnixDatagram::bind(&socket).unwrap();
+        ear.set_read_timeout(Some(PATIENCE)).unwrap();
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.log_file()).unwrap();
+        let child = Command::new(binary)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .env("NOTIFY_SOCKET", &socket)
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon { child, ear }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path("log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub fn records(&self) -> Vec<Incident> {
+        let text = fs::read_to_string(&self.record).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until the files of this folder let `see` see something.
+    pub fn wait<T>(&self, what: &str, mut see: impl FnMut(&House) -> Option<T>) -> T {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+        let mask = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE;
+        inotify.add_watch(&self.folder.0, mask).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(seen) = see(self) {
+                return seen;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what}: not within {PATIENCE:?}\n{}", self.log());
+            wait_readable(&inotify, left);
+            while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+        }
+    }
+
+    /// The record that `is_it` picks, as soon as it is there.
+    pub fn record(&self, what: &str, is_it: impl Fn(&Incident) -> bool) -> Incident {
+        self.wait(what, |house| house.records().into_iter().find(&is_it))
+    }
+
+    /// Waits for a line of the log that contains `words`, after the first `from` bytes.
+    pub fn told(&self, words: &str, from: usize) -> String {
+        self.wait(words, |house| {
+            let log = house.log();
+            let line = log.get(from..)?.lines().find(|line| line.contains(words));
+            line.map(str::to_owned)
+        })
+    }
+}
+
+/// Whether there was something to read within this time.
+pub fn wait_readable(fd: &impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, time).unwrap_or(0) > 0
+}
+
+/// A daemon that runs. Killed at the end if the test has not ended it.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    ear: UnixDatagram,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a word to systemd.
+    pub fn hear(&mut self, word: &str) {
+        let mut words = [0; 512];
+        let glance = Duration::from_millis(200);
+        self.ear.set_read_timeout(Some(glance)).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.ear.recv(&mut words) {
+                Ok(len) if words[..len] == *word.as_bytes() => return,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let ended = self.child.try_wait().unwrap();
+                    assert!(ended.is_none(), "the daemon ended instead of saying {word}: {ended:?}");
+                }
+                Err(e) => panic!("{e}"),
+            }
+            assert!(Instant::now() < until, "the daemon never said {word}");
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let fd = pidfd::open(self.pid()).unwrap();
+        pidfd::send(fd.as_fd(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn end(&mut self) -> ExitStatus {
+        let fd = pidfd::open(self.pid()).unwrap();
+        assert!(wait_readable(&fd, PATIENCE), "the daemon did not end");
+        self.child.wait().unwrap()
+    }
+
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.end()
+    }
+
+    pub fn kill(mut self) {
+        self.signal(libc::SIGKILL);
+        self.end();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// A figure of `/proc/<pid>/status`, in its own unit.
+    pub fn status(&self, key: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        number_of(&text, key)
+    }
+
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Watches of its inotify descriptor (proc_pid_fdinfo(5)).
+    pub fn watches(&self) -> usize {
+        let dir = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).unwrap();
+        let texts = dir.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        texts.map(|text| text.lines().filter(|line| line.starts_with("inotify ")).count()).sum()
+    }
+
+    /// Times that any of its threads went to sleep or was put to it.
+    pub fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks
+            .flatten()
+            .map(|task| {
+                let text = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                number_of(&text, "voluntary_ctxt_switches")
+                    + number_of(&text, "nonvoluntary_ctxt_switches")
+            })
+            .sum()
+    }
+}
+
+fn number_of(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The daemon as it ships: from `NBGUARD_BIN_DIR`, else where `cargo build --release` puts it.
+///
+/// # Errors
+/// It is not there.
+pub fn shipped() -> Result<PathBuf, String> {
+    let binary = match std::env::var_os("NBGUARD_BIN_DIR") {
+        Some(_) => crate::binary("nbguardd"),
+        None => crate::binary("nbguardd").parent().unwrap().with_file_name("release/nbguardd"),
+    };
+    if binary.exists() {
+        Ok(binary)
+    } else {
+        Err(format!("no {} (cargo build --release, or set NBGUARD_BIN_DIR)", binary.display()))
+    }
+}

@@ -1,0 +1,156 @@
+//! What it costs to have the daemon: memory, descriptors and wake-ups while nothing happens, with
+//! a hundred containers watched, and that no number of containers coming and going changes that.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use nbguard::units::Bytes;
+
+use crate::daemon::{Daemon, House, shipped};
+use crate::ground::{Container, Ground, alone, eventually};
+use crate::skip;
+
+const WATCHED: usize = 100;
+/// DESIGN.md, section 2.
+const RSS_KIB: u64 = 3 << 10;
+const ANON_KIB: u64 = 1 << 10;
+/// A page-granular figure: ten containers may happen to end on one page more.
+const GROWTH_KIB: u64 = 2 * WATCHED as u64;
+/// Of v2: directory, memory.stat, .events, .current, swap and the PSI trigger; of v1: the same
+/// with the v2 directory and two event descriptors.
+const DESCRIPTORS_EACH: usize = 8;
+/// Standard streams, /proc, epoll, signalfd, inotify, two eventfds, lock, kmsg, log, records, PSI.
+const DESCRIPTORS_OWN: usize = 24;
+/// Windows that other people's containers may spoil (each that comes or goes wakes any guard).
+const WINDOWS: usize = 3;
+const CHURN: usize = 500;
+/// As many at a time as a busy host starts at once.
+const WAVE: usize = 50;
+
+fn prepared() -> Option<(Ground, PathBuf)> {
+    let binary = shipped().map_err(skip).ok()?;
+    Some((Ground::find().map_err(skip).ok()?, binary))
+}
+
+fn containers(ground: &Ground, house: &House, count: usize) -> Vec<Container> {
+    let make = |_| {
+        let container = ground.container(Bytes::mib(256)).unwrap();
+        house.describe(&container);
+        container
+    };
+    (0..count).map(make).collect()
+}
+
+/// Waits until the daemon watches this many containers of the test.
+fn wait_watched(house: &House, count: usize) {
+    house.wait("all are watched", |house| {
+        let seen = house.log().lines().filter(|line| line.contains("watching \"nb-")).count();
+        (seen >= count).then_some(())
+    });
+}
+
+/// Waits until it has done all that a start brings, and sleeps.
+fn settle(daemon: &Daemon) {
+    eventually("the daemon sleeps", || {
+        let before = daemon.switches();
+        thread::sleep(Duration::from_secs(1));
+        (daemon.switches() == before).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "wants the machine for itself: tests/run"]
+fn a_hundred_watched_containers_cost_three_mebibytes_and_no_wake_up() {
+    let _alone = alone();
+    let Some((ground, binary)) = prepared() else { return };
+    let house = House::new(&ground, "footprint");
+    let made = containers(&ground, &house, 10);
+    let mut daemon = house.start(&binary, &[]);
+    wait_watched(&house, 10);
+    settle(&daemon);
+    let few = daemon.status("VmRSS");
+    let more = containers(&ground, &house, WATCHED);
+    wait_watched(&house, 10 + WATCHED);
+    settle(&daemon);
+    let (rss, anon) = (daemon.status("VmRSS"), daemon.status("RssAnon"));
+    let (locked, descriptors) = (daemon.status("VmLck"), daemon.descriptors());
+    println!("{} watched: RSS {rss} KiB (with 10: {few}), anonymous {anon} KiB", 10 + WATCHED);
+    println!("locked {locked} KiB, {descriptors} descriptors, {} watches", daemon.watches());
+    assert!(locked > 0, "memory is not locked:\n{}", house.log());
+    assert!(rss <= RSS_KIB, "RSS {rss} KiB, at most {RSS_KIB}");
+    assert!(anon <= ANON_KIB, "anonymous {anon} KiB, at most {ANON_KIB}");
+    let growth = rss.saturating_sub(few);
+    assert!(growth <= GROWTH_KIB, "{WATCHED} more containers cost {growth} KiB");
+    let most = DESCRIPTORS_OWN + DESCRIPTORS_EACH * (10 + WATCHED);
+    assert!(descriptors <= most, "{descriptors} descriptors, at most {most}");
+    assert_sleeps(&daemon);
+    assert!(daemon.is_running());
+    drop((made, more));
+}
+
+/// A window without a single context switch: nothing in the daemon wakes it by the clock.
+fn assert_sleeps(daemon: &Daemon) {
+    let quick = std::env::var_os("NBGUARD_QUICK").is_some();
+    let window = Duration::from_secs(if quick { 10 } else { 60 });
+    let mut spoiled = Vec::new();
+    for _ in 0..WINDOWS {
+        let before = daemon.switches();
+        thread::sleep(window);
+        let switches = daemon.switches() - before;
+        println!("{switches} context switches in {window:?}");
+        if switches == 0 {
+            return;
+        }
+        spoiled.push(switches);
+    }
+    panic!("context switches in {WINDOWS} windows of {window:?}: {spoiled:?}");
+}
+
+#[test]
+#[ignore = "wants the machine for itself: tests/run"]
+fn containers_that_come_and_go_are_all_seen_and_leave_nothing_behind() {
+    let _alone = alone();
+    let Some((ground, binary)) = prepared() else { return };
+    let house = House::new(&ground, "churn");
+    let daemon = house.start(&binary, &[]);
+    // One wave first: vectors and tables have their room after it.
+    churn(&ground, &house, WAVE);
+    let start = wait_back(&daemon, None);
+    for wave in 2..=1 + CHURN / WAVE {
+        churn(&ground, &house, wave * WAVE);
+    }
+    let end = wait_back(&daemon, Some(start));
+    println!("descriptors and watches before {start:?}, after {end:?}");
+    let log = house.log();
+    let gone = |log: &str| log.lines().filter(|line| line.contains("watched no longer")).count();
+    assert_eq!(gone(&log), CHURN + WAVE, "each was let go once");
+    println!("RSS {} KiB", daemon.status("VmRSS"));
+    assert!(daemon.status("VmRSS") <= RSS_KIB, "RSS {} KiB", daemon.status("VmRSS"));
+    assert!(daemon.stop().success());
+}
+
+/// A wave of containers comes, is seen, and goes.
+fn churn(ground: &Ground, house: &House, seen: usize) {
+    let wave = containers(ground, house, WAVE);
+    wait_watched(house, seen);
+    for container in &wave {
+        container.remove();
+        house.forget(container);
+    }
+    house.wait("all are let go", |house| {
+        let log = house.log();
+        let gone = log.lines().filter(|line| line.contains("watched no longer")).count();
+        (gone >= seen).then_some(())
+    });
+}
+
+/// Descriptors and watches, when they are (back) where they were.
+fn wait_back(daemon: &Daemon, start: Option<(usize, usize)>) -> (usize, usize) {
+    settle(daemon);
+    let now = (daemon.descriptors(), daemon.watches());
+    if let Some(start) = start {
+        assert!(now.0 <= start.0 && now.1 <= start.1, "{start:?} became {now:?}");
+    }
+    now
+}

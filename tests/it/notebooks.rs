@@ -1,0 +1,274 @@
+//! Stand-ins: a server with notebooks below it, which the guard recognises by the same rule as
+//! real ones: argv, environment, ancestry. Each notebook is a shell with a child that holds
+//! exactly what the test has written to it, so that nothing depends on a clock.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nbguard::sys::pidfd;
+use nbguard::units::Bytes;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::daemon::wait_readable;
+use crate::ground::{Container, Folder, PATIENCE, eventually};
+
+/// Enters the container.
+const JOIN: &str = "for procs in $JOIN; do echo $$ > $procs; done\n";
+
+/// Starts its notebooks. They keep the script's words after `-c` as their argv.
+const SERVER: &str = r#"
+at=0
+while [ -p "$FOLDER/$at" ]; do
+    file=$FOLDER/kernel-$(printf %08d $at)-0000-4000-8000-000000000000.json
+    JPY_PARENT_PID=$$ JPY_SESSION_NAME=/home/jovyan/$at.ipynb \
+        setsid sh -c "$KERNEL" python3 -m ipykernel_launcher -f "$file" < "$FOLDER/$at" &
+    at=$((at + 1))
+done
+wait
+"#;
+
+/// `tail` keeps all it reads: it holds as much as was written to it.
+const KERNEL: &str = r#"
+spare=$CHILDREN
+while [ $spare -gt 0 ]; do sleep infinity & spare=$((spare - 1)); done
+tail -c 16G > /dev/null
+:
+"#;
+
+/// Notes SIGTERM in a file and lives on.
+const STUBBORN: &str = r#"
+trap '' TERM
+tail -c 16G > /dev/null <&0 &
+trap 'echo $$ >> "$FOLDER/term"' TERM
+while :; do wait; done
+"#;
+
+/// Whoever holds memory.
+#[derive(Debug)]
+pub struct Holder {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+    feed: File,
+}
+
+#[derive(Debug)]
+pub struct Notebook {
+    /// As its environment has it.
+    pub path: String,
+    /// Its root, the shell.
+    holder: Holder,
+}
+
+impl Deref for Notebook {
+    type Target = Holder;
+
+    fn deref(&self) -> &Holder {
+        &self.holder
+    }
+}
+
+/// The server and its notebooks. All of them end with it.
+#[derive(Debug)]
+pub struct Server {
+    pub pidfd: OwnedFd,
+    pub notebooks: Vec<Notebook>,
+    child: Child,
+    folder: Folder,
+}
+
+impl Server {
+    /// Starts a server with this many notebooks in the container, each with `children` idle
+    /// processes beside the one that holds memory; returns when all are there.
+    pub fn start(container: &Container, notebooks: usize, children: usize) -> Server {
+        Server::with(container, notebooks, children, KERNEL)
+    }
+
+    /// The same with notebooks that SIGTERM does not end.
+    pub fn stubborn(container: &Container, notebooks: usize) -> Server {
+        Server::with(container, notebooks, 0, STUBBORN)
+    }
+
+    fn with(container: &Container, notebooks: usize, children: usize, kernel: &str) -> Server {
+        let folder = Folder::new("notebooks");
+        let fifo = |at: usize| fifo(&folder.path(&at.to_string()));
+        let feeds: Vec<File> = (0..notebooks).map(fifo).collect();
+        let child = joining(container, SERVER)
+            .arg0("jupyter-lab")
+            .env("FOLDER", &folder.0)
+            .env("KERNEL", kernel)
+            .env("CHILDREN", children.to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let expected = 1 + notebooks * (children + 2);
+        eventually("the notebooks are there", || {
+            let pids = container.pids();
+            let ready = pids.iter().filter(|pid| is_in_place(**pid)).count();
+            (pids.len() == expected && ready == expected).then_some(())
+        });
+        let pids = container.pids();
+        let notebooks = feeds.into_iter().enumerate().map(|(at, feed)| {
+            let file = format!("kernel-{at:08}-");
+            let root = pids.iter().find(|pid| words(**pid).iter().any(|w| w.contains(&file)));
+            let pid = *root.unwrap();
+            let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), feed };
+            Notebook { path: format!("/home/jovyan/{at}.ipynb"), holder }
+        });
+        let notebooks = notebooks.collect();
+        Server { pidfd: pidfd::open(child.id()).unwrap(), notebooks, child, folder }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        is_alive(&self.pidfd)
+    }
+
+    /// Waits until a stubborn notebook has been sent SIGTERM.
+    pub fn wait_term(&self) {
+        let file = self.folder.path("term");
+        eventually("SIGTERM was sent", || file.exists().then_some(()));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The rest of each tree ends with its container; the server is our child.
+        for notebook in &self.notebooks {
+            let _ = pidfd::send(notebook.pidfd.as_fd(), libc::SIGKILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process of the container that is no notebook and has nothing of one in its environment.
+#[derive(Debug)]
+pub struct Stranger {
+    holder: Holder,
+    child: Child,
+    _folder: Folder,
+}
+
+impl Stranger {
+    pub fn start(container: &Container) -> Stranger {
+        let folder = Folder::new("stranger");
+        let path = folder.path("feed");
+        let feed = fifo(&path);
+        let child = joining(container, "exec env -i tail -c 16G > /dev/null")
+            .stdin(OpenOptions::new().read(true).open(&path).unwrap())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        eventually("the stranger is there", || {
+            (words(pid).first().map(String::as_str) == Some("tail")).then_some(())
+        });
+        let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), feed };
+        Stranger { holder, child, _folder: folder }
+    }
+}
+
+impl Deref for Stranger {
+    type Target = Holder;
+
+    fn deref(&self) -> &Holder {
+        &self.holder
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A shell that enters the container and then does `script`.
+fn joining(container: &Container, script: &str) -> Command {
+    let procs = container.procs();
+    let join: Vec<String> = procs.iter().map(|procs| procs.display().to_string()).collect();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &format!("{JOIN}{script}")]).env("JOIN", join.join(" ")).process_group(0);
+    command
+}
+
+/// Read and write, so that opening does not wait for the other end.
+fn fifo(path: &Path) -> File {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
+}
+
+/// Has called exec for the last time.
+fn is_in_place(pid: u32) -> bool {
+    let words = words(pid);
+    match words.first().map(String::as_str) {
+        Some("jupyter-lab" | "sleep" | "tail") => true,
+        Some("sh") => words.iter().any(|word| word == "ipykernel_launcher") && has_child(pid),
+        _ => false,
+    }
+}
+
+/// A notebook's forks look like it until they become what they are.
+fn has_child(pid: u32) -> bool {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.is_ok_and(|children| !children.trim().is_empty())
+}
+
+fn words(pid: u32) -> Vec<String> {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    text.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
+}
+
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    !wait_readable(pidfd, Duration::ZERO)
+}
+
+impl Holder {
+    pub fn is_alive(&self) -> bool {
+        is_alive(&self.pidfd)
+    }
+
+    pub fn wait_dead(&self) {
+        assert!(wait_readable(&self.pidfd, PATIENCE), "process {} lives on", self.pid);
+    }
+
+    /// Lets it hold so much more; returns when it does, or when it is dead.
+    pub fn grow(&self, container: &Container, by: Bytes) {
+        let target = container.usage().plus(by).less(Bytes::mib(1));
+        let piece = vec![b'x'; 1 << 20];
+        let mut left = usize::try_from(by.0).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while left > 0 && self.is_alive() {
+            match (&self.feed).write(&piece[..left.min(piece.len())]) {
+                Ok(written) => left -= written,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_hungry(),
+                Err(e) => panic!("{e}"),
+            }
+            assert!(Instant::now() < until, "process {} takes no more", self.pid);
+        }
+        eventually("it holds what it was given", || {
+            (container.usage() >= target || !self.is_alive()).then_some(())
+        });
+    }
+
+    /// Lets it grow until the container uses this much; returns when it does, or it is dead.
+    pub fn grow_to(&self, container: &Container, usage: Bytes) {
+        self.grow(container, usage.less(container.usage()));
+    }
+
+    fn wait_hungry(&self) {
+        let mut fds = [
+            PollFd::new(self.feed.as_fd(), PollFlags::POLLOUT),
+            PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
+        ];
+        let _ = poll(&mut fds, PollTimeout::from(1_000u16));
+    }
+}
