@@ -245,7 +245,7 @@ fn a_v1_usage_threshold_tells_when_it_is_crossed_either_way() {
     let line = format!("{} {} {}", event.as_raw_fd(), usage.as_raw_fd(), threshold.0);
     fs::write(container.memory_dir().join("cgroup.event_control"), line).unwrap();
     assert_eq!(events_of(&event, PollFlags::POLLIN, Duration::ZERO), PollFlags::empty());
-    server.notebooks[0].grow(&container, Bytes::mib(64));
+    server.notebooks[0].grow(Bytes::mib(64));
     assert_eq!(events_of(&event, PollFlags::POLLIN, PATIENCE), PollFlags::POLLIN, "upwards");
     event.read().unwrap();
     drop(server);

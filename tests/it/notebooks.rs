@@ -44,10 +44,12 @@ tail -c 16G > /dev/null
 :
 "#;
 
-/// Notes SIGTERM in a file and lives on.
+/// Notes SIGTERM in a file and lives on. A child in the background gets no standard input but by
+/// another number.
 const STUBBORN: &str = r#"
+exec 3<&0
 trap '' TERM
-tail -c 16G > /dev/null <&0 &
+tail -c 16G > /dev/null <&3 &
 trap 'echo $$ >> "$FOLDER/term"' TERM
 while :; do wait; done
 "#;
@@ -57,6 +59,8 @@ while :; do wait; done
 pub struct Holder {
     pub pid: u32,
     pub pidfd: OwnedFd,
+    /// The process that has the memory: it itself, or a child.
+    tail: u32,
     feed: File,
 }
 
@@ -120,7 +124,9 @@ impl Server {
             let file = format!("kernel-{at:08}-");
             let root = pids.iter().find(|pid| words(**pid).iter().any(|w| w.contains(&file)));
             let pid = *root.unwrap();
-            let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), feed };
+            let is_tail = |pid: &u32| words(*pid).first().is_some_and(|word| word == "tail");
+            let tail = children(pid).into_iter().find(is_tail).unwrap();
+            let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), tail, feed };
             Notebook { path: format!("/home/jovyan/{at}.ipynb"), holder }
         });
         let notebooks = notebooks.collect();
@@ -170,7 +176,7 @@ impl Stranger {
         eventually("the stranger is there", || {
             (words(pid).first().map(String::as_str) == Some("tail")).then_some(())
         });
-        let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), feed };
+        let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), tail: pid, feed };
         Stranger { holder, child, _folder: folder }
     }
 }
@@ -211,15 +217,24 @@ fn is_in_place(pid: u32) -> bool {
     let words = words(pid);
     match words.first().map(String::as_str) {
         Some("jupyter-lab" | "sleep" | "tail") => true,
-        Some("sh") => words.iter().any(|word| word == "ipykernel_launcher") && has_child(pid),
+        // A notebook's forks look like it until they become what they are.
+        Some("sh") => {
+            words.iter().any(|word| word == "ipykernel_launcher") && !children(pid).is_empty()
+        }
         _ => false,
     }
 }
 
-/// A notebook's forks look like it until they become what they are.
-fn has_child(pid: u32) -> bool {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    children.is_ok_and(|children| !children.trim().is_empty())
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn anonymous(pid: u32) -> Bytes {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Bytes(kib.unwrap_or(0) << 10)
 }
 
 fn words(pid: u32) -> Vec<String> {
@@ -241,8 +256,8 @@ impl Holder {
     }
 
     /// Lets it hold so much more; returns when it does, or when it is dead.
-    pub fn grow(&self, container: &Container, by: Bytes) {
-        let target = container.usage().plus(by).less(Bytes::mib(1));
+    pub fn grow(&self, by: Bytes) {
+        let target = anonymous(self.tail).plus(by).less(Bytes::mib(1));
         let piece = vec![b'x'; 1 << 20];
         let mut left = usize::try_from(by.0).unwrap();
         let until = Instant::now() + PATIENCE;
@@ -255,13 +270,13 @@ impl Holder {
             assert!(Instant::now() < until, "process {} takes no more", self.pid);
         }
         eventually("it holds what it was given", || {
-            (container.usage() >= target || !self.is_alive()).then_some(())
+            (anonymous(self.tail) >= target || !self.is_alive()).then_some(())
         });
     }
 
     /// Lets it grow until the container uses this much; returns when it does, or it is dead.
     pub fn grow_to(&self, container: &Container, usage: Bytes) {
-        self.grow(container, usage.less(container.usage()));
+        self.grow(usage.less(container.usage()));
     }
 
     fn wait_hungry(&self) {

@@ -53,8 +53,8 @@ fn the_largest_ends_with_its_children_and_everybody_else_lives() {
     let server = Server::start(&container, 3, 2);
     let [small, middle, large] = &server.notebooks[..] else { unreachable!() };
     let daemon = start(&house);
-    small.grow(&container, Bytes::mib(10));
-    middle.grow(&container, Bytes::mib(60));
+    small.grow(Bytes::mib(10));
+    middle.grow(Bytes::mib(60));
     large.grow_to(&container, PRESSED);
     let incident = house.record("a kill", is_kill);
     large.wait_dead();
@@ -108,7 +108,7 @@ fn a_guard_that_was_killed_in_mid_episode_finishes_it_when_it_is_back() {
     let [small, large] = &server.notebooks[..] else { unreachable!() };
     house.configure("signals = [\"TERM\", \"KILL\"]\ngrace = \"5m\"");
     let daemon = start(&house);
-    small.grow(&container, Bytes::mib(40));
+    small.grow(Bytes::mib(40));
     large.grow_to(&container, PRESSED);
     server.wait_term();
     daemon.kill();
@@ -261,7 +261,7 @@ fn a_dry_run_decides_and_touches_nothing() {
     let found = container.high();
     let server = Server::start(&container, 2, 0);
     let daemon = house.start(&binary("nbguardd"), &["--dry-run"]);
-    server.notebooks[0].grow(&container, Bytes::mib(20));
+    server.notebooks[0].grow(Bytes::mib(20));
     server.notebooks[1].grow_to(&container, PRESSED);
     let incident = house.record("what would have been done", is_kill);
     assert!(incident.dry_run);
@@ -282,7 +282,7 @@ fn who_is_protected_stays_and_the_next_one_ends_if_that_suffices() {
     let server = Server::start(&container, 2, 0);
     let [protected, other] = &server.notebooks[..] else { unreachable!() };
     let daemon = start(&house);
-    other.grow(&container, Bytes::mib(90));
+    other.grow(Bytes::mib(90));
     protected.grow_to(&container, PRESSED);
     let incident = house.record("a kill", is_kill);
     assert_eq!(victim(&incident), Some(other.path.as_str()));
@@ -302,7 +302,7 @@ fn nobody_ends_when_everybody_is_protected() {
     let container = container(&ground, &house);
     let server = Server::start(&container, 2, 0);
     let daemon = start(&house);
-    server.notebooks[0].grow(&container, Bytes::mib(20));
+    server.notebooks[0].grow(Bytes::mib(20));
     server.notebooks[1].grow_to(&container, PRESSED);
     let incident = house.record("a hold", is_hold);
     assert_eq!(incident.reason, "all-protected", "{}", incident.sentence);
@@ -322,7 +322,7 @@ fn a_hog_that_is_no_notebook_costs_no_notebook() {
     let server = Server::start(&container, 1, 0);
     let stranger = Stranger::start(&container);
     let daemon = start(&house);
-    server.notebooks[0].grow(&container, Bytes::mib(40));
+    server.notebooks[0].grow(Bytes::mib(40));
     stranger.grow_to(&container, PRESSED);
     let incident = house.record("a hold", is_hold);
     assert_eq!(incident.reason, "memory-in-no-workload", "{}", incident.sentence);
