@@ -125,7 +125,7 @@ impl Server {
             let root = pids.iter().find(|pid| words(**pid).iter().any(|w| w.contains(&file)));
             let pid = *root.unwrap();
             let is_tail = |pid: &u32| words(*pid).first().is_some_and(|word| word == "tail");
-            let tail = children(pid).into_iter().find(is_tail).unwrap();
+            let tail = children_of(pid).into_iter().find(is_tail).unwrap();
             let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), tail, feed };
             Notebook { path: format!("/home/jovyan/{at}.ipynb"), holder }
         });
@@ -219,13 +219,13 @@ fn is_in_place(pid: u32) -> bool {
         Some("jupyter-lab" | "sleep" | "tail") => true,
         // A notebook's forks look like it until they become what they are.
         Some("sh") => {
-            words.iter().any(|word| word == "ipykernel_launcher") && !children(pid).is_empty()
+            words.iter().any(|word| word == "ipykernel_launcher") && !children_of(pid).is_empty()
         }
         _ => false,
     }
 }
 
-fn children(pid: u32) -> Vec<u32> {
+fn children_of(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

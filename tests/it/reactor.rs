@@ -9,7 +9,7 @@ use nbguard::units::Bytes;
 
 use crate::binary;
 use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Ground, alone};
+use crate::ground::{Container, Ground, alone, eventually};
 use crate::notebooks::{Server, Stranger};
 use crate::skip;
 
@@ -214,7 +214,7 @@ fn a_full_disk_costs_the_record_and_nothing_else() {
         house.told(&notebook.path, from);
     }
     house.told("could not be written, skipped", 0);
-    assert!(daemon.is_running() && server.is_alive());
+    assert!(daemon.is_running());
     assert!(daemon.stop().success());
 }
 
@@ -235,7 +235,7 @@ fn a_container_that_goes_in_mid_episode_takes_nothing_with_it() {
     drop(server);
     let incident = house.record("what was known of it", is_kill);
     assert_eq!(victim(&incident), Some("/home/jovyan/0.ipynb"));
-    house.wait("descriptors are back", |_| {
+    eventually("descriptors are back", || {
         (daemon.descriptors() <= descriptors && daemon.watches() <= watches).then_some(())
     });
     house.configure("");
