@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use nbguard::report::Incident;
 use nbguard::sys::pidfd;
+use nbguard::units::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::ground::{Container, Folder, Ground, PATIENCE};
+use crate::ground::{Container, Folder, Ground, PATIENCE, name};
 
 /// The folder of one guard: its configuration, state, records, and what Docker would say.
 #[derive(Debug)]
@@ -60,16 +61,21 @@ impl House {
         self.folder.path("nbguard.toml")
     }
 
-    /// As Docker writes it before it starts a container.
-    pub fn describe(&self, container: &Container) {
-        let dir = self.folder.path("docker/containers").join(&container.id);
+    /// A container that Docker has described before it made it.
+    pub fn container(&self, ground: &Ground, limit: Bytes) -> Container {
+        let id = ground.next_id();
+        self.describe(&id);
+        ground.make(id, limit).unwrap()
+    }
+
+    fn describe(&self, id: &str) {
+        let dir = self.folder.path("docker/containers").join(id);
         fs::create_dir_all(&dir).unwrap();
         let text = format!(
-            "{{\"ID\":{:?},\"Name\":\"/{}\",\"Config\":{{\"Image\":\"quay.io/jupyter/scipy-notebook\",\
+            "{{\"ID\":{id:?},\"Name\":\"/{}\",\"Config\":{{\"Image\":\"quay.io/jupyter/scipy-notebook\",\
              \"Labels\":{{\"tier\":\"test\"}},\"Env\":[\"PATH=/usr/bin\"]}},\
              \"State\":{{\"Running\":true,\"Pid\":0}}}}",
-            container.id,
-            container.name()
+            name(id)
         );
         fs::write(dir.join("config.v2.json"), text).unwrap();
     }

@@ -34,12 +34,7 @@ fn prepared() -> Option<(Ground, PathBuf)> {
 }
 
 fn containers(ground: &Ground, house: &House, count: usize) -> Vec<Container> {
-    let make = |_| {
-        let container = ground.container(Bytes::mib(256)).unwrap();
-        house.describe(&container);
-        container
-    };
-    (0..count).map(make).collect()
+    (0..count).map(|_| house.container(ground, Bytes::mib(256))).collect()
 }
 
 /// Waits until the daemon watches this many containers of the test.

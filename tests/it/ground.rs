@@ -92,8 +92,18 @@ impl Ground {
     /// # Errors
     /// What this host refused.
     pub fn container(&self, limit: Bytes) -> Result<Container, String> {
+        self.make(self.next_id(), limit)
+    }
+
+    /// The id of a container that does not exist yet: its engine may describe it first.
+    pub fn next_id(&self) -> String {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}{number:052x}", self.tag);
+        format!("{}{number:052x}", self.tag)
+    }
+
+    /// # Errors
+    /// What this host refused.
+    pub fn make(&self, id: String, limit: Bytes) -> Result<Container, String> {
         let relative = Path::new("docker").join(&id);
         let mut dirs = Vec::new();
         for root in self.roots() {
@@ -134,6 +144,11 @@ impl Drop for Ground {
     }
 }
 
+/// What the engine calls the container with this id.
+pub fn name(id: &str) -> String {
+    format!("nb-{id}")
+}
+
 /// One container-like cgroup. Whoever is in it ends with it.
 #[derive(Debug)]
 pub struct Container {
@@ -148,7 +163,7 @@ pub struct Container {
 impl Container {
     /// As the engine's file will say.
     pub fn name(&self) -> String {
-        format!("nb-{}", &self.id)
+        name(&self.id)
     }
 
     pub fn memory_dir(&self) -> &Path {

@@ -21,11 +21,8 @@ fn ground() -> Option<Ground> {
     Ground::find().map_err(skip).ok()
 }
 
-/// A container that its engine has described.
 fn container(ground: &Ground, house: &House) -> Container {
-    let container = ground.container(LIMIT).unwrap();
-    house.describe(&container);
-    container
+    house.container(ground, LIMIT)
 }
 
 fn start(house: &House) -> Daemon {
