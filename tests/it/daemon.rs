@@ -188,7 +188,10 @@ impl Daemon {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let ended = self.child.try_wait().unwrap();
-                    assert!(ended.is_none(), "the daemon ended instead of saying {word}: {ended:?}");
+                    assert!(
+                        ended.is_none(),
+                        "the daemon ended instead of saying {word}: {ended:?}"
+                    );
                 }
                 Err(e) => panic!("{e}"),
             }

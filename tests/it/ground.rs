@@ -65,12 +65,8 @@ impl Ground {
         let hierarchies = hierarchies(&roots).map_err(|e| e.to_string())?;
         let number = GROUNDS.fetch_add(1, Ordering::Relaxed);
         let tag = format!("{:08x}{:04x}", std::process::id(), number & 0xffff);
-        let ground = Ground {
-            hierarchies,
-            tag,
-            made: Mutex::new(Vec::new()),
-            count: AtomicU32::new(0),
-        };
+        let ground =
+            Ground { hierarchies, tag, made: Mutex::new(Vec::new()), count: AtomicU32::new(0) };
         let probe = ground.container(Bytes::mib(64))?;
         drop(probe);
         Ok(ground)

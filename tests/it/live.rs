@@ -105,7 +105,8 @@ fn the_kernel_refuses_what_a_trigger_cannot_be_and_a_second_one_on_a_descriptor(
     let Some(ground) = ground() else { return };
     let container = container(&ground);
     let Some(file) = pressure(&container) else { return };
-    for bad in ["some 0 2000000\0", "some 2000001 2000000\0", "some 150000 12000000\0", "all 1 2\0"] {
+    for bad in ["some 0 2000000\0", "some 2000001 2000000\0", "some 150000 12000000\0", "all 1 2\0"]
+    {
         assert_eq!(written(&file, bad.as_bytes()), Some(libc::EINVAL), "{bad}");
     }
     let mut armed = File::from(open(&file).unwrap());
