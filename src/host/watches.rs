@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::parse::cgroup_path;
 
@@ -88,8 +89,9 @@ pub struct Placed<W> {
 /// Which watch stands on which path. `W` is inotify's descriptor of a watch.
 #[derive(Debug)]
 pub struct Watches<W> {
-    by_path: BTreeMap<PathBuf, W>,
-    by_watch: HashMap<W, PathBuf>,
+    /// The paths are kept once for both: a host has hundreds.
+    by_path: BTreeMap<Rc<Path>, W>,
+    by_watch: HashMap<W, Rc<Path>>,
     quota: Quota,
 }
 
@@ -115,8 +117,9 @@ impl<W: Copy + Eq + Hash> Watches<W> {
         }
         match new {
             Some(new) => {
-                self.by_path.insert(path.to_path_buf(), new);
-                self.by_watch.insert(new, path.to_path_buf());
+                let path: Rc<Path> = Rc::from(path);
+                self.by_path.insert(Rc::clone(&path), new);
+                self.by_watch.insert(new, path);
             }
             None => {
                 self.by_path.remove(path);
@@ -128,21 +131,21 @@ impl<W: Copy + Eq + Hash> Watches<W> {
 
     /// What a watch stands on.
     pub fn path(&self, watch: W) -> Option<&Path> {
-        self.by_watch.get(&watch).map(PathBuf::as_path)
+        self.by_watch.get(&watch).map(Rc::as_ref)
     }
 
     /// Takes out what stands at and below `path`. The caller removes these from inotify: nobody
     /// else does, and the kernel would keep them and the inodes of the removed groups.
     pub fn forget(&mut self, path: &Path) -> Vec<W> {
         let range = (Bound::Included(path), Bound::Unbounded);
-        let gone: Vec<(PathBuf, W)> = self
+        let gone: Vec<(Rc<Path>, W)> = self
             .by_path
             .range::<Path, _>(range)
             .take_while(|(at, _)| at.starts_with(path))
             .map(|(at, watch)| (at.clone(), *watch))
             .collect();
         for (at, watch) in &gone {
-            self.by_path.remove(at);
+            self.by_path.remove(&**at);
             self.by_watch.remove(watch);
             self.quota.release(at);
         }
@@ -151,11 +154,11 @@ impl<W: Copy + Eq + Hash> Watches<W> {
 
     /// After a new scan: takes out what it no longer lists. The caller removes these likewise.
     pub fn forget_unlisted(&mut self, listed: &HashSet<PathBuf>) -> Vec<W> {
-        let gone: Vec<PathBuf> =
-            self.by_path.keys().filter(|path| !listed.contains(*path)).cloned().collect();
+        let gone: Vec<Rc<Path>> =
+            self.by_path.keys().filter(|path| !listed.contains(&***path)).cloned().collect();
         let mut watches = Vec::with_capacity(gone.len());
         for path in gone {
-            if let Some(watch) = self.by_path.remove(&path) {
+            if let Some(watch) = self.by_path.remove(&*path) {
                 self.by_watch.remove(&watch);
                 self.quota.release(&path);
                 watches.push(watch);
@@ -166,7 +169,7 @@ impl<W: Copy + Eq + Hash> Watches<W> {
 
     /// Every watched path, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.by_path.keys().map(PathBuf::as_path)
+        self.by_path.keys().map(Rc::as_ref)
     }
 
     pub fn len(&self) -> usize {

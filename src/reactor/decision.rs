@@ -352,7 +352,7 @@ impl Reactor {
         let (domain, settings) = match who {
             Some(id) => {
                 let watch = watches[id.slot as usize].as_ref()?;
-                (&watch.domain, &watch.settings)
+                (&watch.domain, &*watch.settings)
             }
             None => (&host.domain, &host.settings),
         };
@@ -372,7 +372,7 @@ impl Reactor {
 
     fn settings(&self, who: Asker) -> Option<&Settings> {
         match who {
-            Some(id) => self.watch(id).map(|watch| &watch.settings),
+            Some(id) => self.watch(id).map(|watch| &*watch.settings),
             None => Some(&self.host.settings),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use ::log::{debug, info, warn};
 use mio::Interest;
@@ -13,7 +14,7 @@ use super::Reactor;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
-use crate::config::{Config, ContainerFacts};
+use crate::config::{Config, ContainerFacts, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
@@ -326,7 +327,7 @@ impl Reactor {
             steps: Steps::of(Bytes::ZERO, &settings),
             found,
             container,
-            settings,
+            settings: self.shared(settings),
             protection,
             group,
             limit: Limit::Max,
@@ -352,9 +353,15 @@ impl Reactor {
             inotify: Vec::new(),
         };
         self.discovery.by_path.insert(path, id);
-        self.watches[slot as usize] = Some(watch);
+        self.watches[slot as usize] = Some(Box::new(watch));
         self.watch_files(id);
         self.arm(id);
+    }
+
+    /// Most containers have the same settings: kept once.
+    fn shared(&self, settings: Settings) -> Rc<Settings> {
+        let mut known = self.watches.iter().flatten().map(|watch| &watch.settings);
+        known.find(|known| ***known == settings).cloned().unwrap_or_else(|| Rc::new(settings))
     }
 
     fn free_slot(&mut self) -> u32 {
@@ -711,7 +718,8 @@ impl Reactor {
     }
 
     /// New settings for one watch; only what changed is armed anew.
-    fn apply_settings(&mut self, id: WatchId, settings: crate::config::Settings) -> bool {
+    fn apply_settings(&mut self, id: WatchId, settings: Settings) -> bool {
+        let settings = self.shared(settings);
         let Some(watch) = self.watch_mut(id) else { return false };
         if watch.settings == settings {
             return false;

@@ -107,7 +107,7 @@ impl Reactor {
             stalled: matches!(wake, Wake::Psi | Wake::HostPsi),
         };
         if let Some(domain) = self.domain_mut(who) {
-            domain.episode = Some(episode);
+            domain.episode = Some(Box::new(episode));
         }
     }
 

@@ -164,7 +164,8 @@ struct Reactor {
     helper: Helper,
     writer: Writer,
     discovery: discovery::Discovery,
-    watches: Vec<Option<Watch>>,
+    /// Each in a place of its own: in the vector they would be kept twice while it grows.
+    watches: Vec<Option<Box<Watch>>>,
     generations: Vec<u32>,
     host: Host,
     endings: Endings,
@@ -260,12 +261,13 @@ impl Reactor {
         self.arm_host();
         self.rescan();
         self.forget_vanished();
+        // First: what is locked is not given back.
+        sys::memory::trim();
         if self.config.guard.lock_memory
             && let Err(error) = sys::memory::lock()
         {
             warn!("memory is not locked: {error}; under pressure nbguardd itself may be slow");
         }
-        sys::memory::trim();
         let watched = self.watches.iter().flatten().count();
         info!(
             "nbguardd {} guards {watched} containers, host mode {:?}{}",
@@ -371,11 +373,11 @@ impl Reactor {
     }
 
     fn watch(&self, id: WatchId) -> Option<&Watch> {
-        self.watches.get(id.slot as usize)?.as_ref().filter(|watch| watch.id == id)
+        self.watches.get(id.slot as usize)?.as_deref().filter(|watch| watch.id == id)
     }
 
     fn watch_mut(&mut self, id: WatchId) -> Option<&mut Watch> {
-        self.watches.get_mut(id.slot as usize)?.as_mut().filter(|watch| watch.id == id)
+        self.watches.get_mut(id.slot as usize)?.as_deref_mut().filter(|watch| watch.id == id)
     }
 
     fn domain(&self, who: helper::Asker) -> Option<&Domain> {

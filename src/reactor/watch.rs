@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
@@ -74,7 +75,7 @@ pub struct Episode {
 pub struct Domain {
     pub machine: Machine,
     pub identities: Identities,
-    pub episode: Option<Episode>,
+    pub episode: Option<Box<Episode>>,
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
     /// What everybody held at the warning look: who has grown since is told by it.
@@ -125,7 +126,7 @@ pub struct Watch {
     pub domain: Domain,
     pub found: Found,
     pub container: Container,
-    pub settings: Settings,
+    pub settings: Rc<Settings>,
     pub protection: Protection,
     pub group: Group,
     pub limit: Limit,
