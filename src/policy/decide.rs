@@ -657,6 +657,13 @@ impl Screen {
         ranking: &Ranking,
         first: &Row,
     ) -> Option<HoldReason> {
+        // A server that is larger than every notebook and grew while they did not: ending one of
+        // them would buy a moment, with somebody's work.
+        let server_grew = ranking.servers().middle() > first.held.middle()
+            && self.pressed(case, ranking) == Some(false);
+        if server_grew {
+            return Some(HoldReason::MemoryInNoWorkload);
+        }
         let nowhere = in_no_process(case, ranking);
         let unattributed = ranking.unattributed().middle().plus(nowhere);
         let excluded = self.excluded_bytes(ranking);
@@ -1195,6 +1202,14 @@ mod tests {
         Scene::new(450, [60, 300, 80]).kills(30, KillWhy::Largest);
         Scene::new(450, [60, 300, 80]).warned_at(&[(30, 200)]).kills(30, KillWhy::Largest);
         Scene::new(820, [20, 20, 20]).holds(HoldReason::BelowMinShare);
+    }
+
+    #[test]
+    fn g_a_server_that_grows_costs_no_notebook() {
+        let scene = || Scene::new(700, [20, 140, 20]);
+        scene().warned_at(&[(SERVER, 600)]).holds(HoldReason::MemoryInNoWorkload);
+        scene().warned_at(&[(30, 60)]).kills(30, KillWhy::Largest);
+        scene().kills(30, KillWhy::Largest);
     }
 
     fn back_off_20(view: &View<'_>) -> Option<Exclusion> {
