@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use nbguard::report::Incident;
 use nbguard::sys::pidfd;
 use nbguard::units::Bytes;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::ground::{Container, Folder, Ground, PATIENCE, name};
+use crate::ground::{Container, Folder, Ground, PATIENCE, name, wait_readable};
 
 /// The folder of one guard: its configuration, state, records, and what Docker would say.
 #[derive(Debug)]
@@ -155,13 +154,6 @@ impl House {
             line.map(str::to_owned)
         })
     }
-}
-
-/// Whether there was something to read within this time.
-pub fn wait_readable(fd: &impl AsFd, time: Duration) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    poll(&mut fds, time).unwrap_or(0) > 0
 }
 
 /// A daemon that runs. Killed at the end if the test has not ended it.

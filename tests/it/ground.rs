@@ -15,6 +15,7 @@ use nbguard::facts::HostMode;
 use nbguard::host::{Hierarchies, Roots, hierarchies};
 use nbguard::sys::pidfd;
 use nbguard::units::Bytes;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What happens at once may take this long on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +42,13 @@ pub fn eventually<T>(what: &str, mut see: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
         thread::sleep(NAP);
     }
+}
+
+/// Whether there was something to read within this time.
+pub fn wait_readable(fd: &impl AsFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, time).unwrap_or(0) > 0
 }
 
 /// Where containers can be made, and the names of those of one test.

@@ -18,8 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::daemon::wait_readable;
-use crate::ground::{Container, Folder, PATIENCE, eventually};
+use crate::ground::{Container, Folder, PATIENCE, eventually, wait_readable};
 
 /// Enters the container.
 const JOIN: &str = "for procs in $JOIN; do echo $$ > $procs; done\n";
@@ -131,6 +130,11 @@ impl Server {
         });
         let notebooks = notebooks.collect();
         Server { pidfd: pidfd::open(child.id()).unwrap(), notebooks, child, folder }
+    }
+
+    #[allow(dead_code)]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn is_alive(&self) -> bool {
