@@ -22,6 +22,7 @@ pub struct Incident {
     pub kind: Kind,
     /// `container`, `slice` or `host`: what was short of memory.
     pub domain: String,
+    /// The container that was short; of a kill in an episode of the host or a slice, the victim's.
     pub container: Option<ContainerRecord>,
     /// How the domain is watched, such as `high+psi`.
     pub mode: String,

@@ -145,8 +145,9 @@ impl Job {
                 signalled += self.check_and_signal(signals, first);
                 for member in &mut self.members[first..] {
                     // Nobody waits on these any more: the sweeps find out whether they are gone.
-                    member.pidfd = None;
+                    // Whoever is spared keeps its descriptor: it is to be signalled later.
                     if member.standing == Standing::Signalled {
+                        member.pidfd = None;
                         member.standing = Standing::Dead;
                     }
                 }
@@ -267,6 +268,12 @@ impl Job {
         self.members.iter().any(|m| m.is_left() && m.spare == Spare::Tracker)
     }
 
+    /// Nobody was signalled, and somebody could not be.
+    pub fn was_refused(&self) -> bool {
+        let refused = |m: &Member| matches!(m.standing, Standing::Refused(_));
+        self.signalled() == 0 && self.members.iter().any(refused)
+    }
+
     /// Whether another sweep may still be made. After the last the tree is swept once more
     /// while the container is frozen.
     pub fn may_sweep(&self, now: Moment) -> bool {
@@ -292,7 +299,10 @@ fn signal_one<S: Signals>(signals: &mut S, member: &mut Member, signal: i32) -> 
     if member.standing != Standing::Open {
         return false;
     }
-    let Some(pidfd) = &member.pidfd else { return false };
+    let Some(pidfd) = &member.pidfd else {
+        member.standing = Standing::Gone;
+        return false;
+    };
     match signals.send(pidfd.as_fd(), member.key.pid, signal) {
         Ok(()) => {
             member.standing = Standing::Signalled;

@@ -399,7 +399,8 @@ impl Group {
         if UNIFIED.contains(&name) { self.unified_dir() } else { Some(self.memory.as_fd()) }
     }
 
-    fn unified_dir(&self) -> Option<BorrowedFd<'_>> {
+    /// The v2 directory: pressure, freezer and kill switch are there. `None`: v1 alone.
+    pub fn unified_dir(&self) -> Option<BorrowedFd<'_>> {
         match self.version {
             Version::V2 => Some(self.memory.as_fd()),
             Version::V1 => self.unified.as_ref().map(AsFd::as_fd),

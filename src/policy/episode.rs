@@ -140,6 +140,8 @@ pub enum Input {
     Dead {
         trackers_left: bool,
     },
+    /// The kernel refused every signal (EPERM, no descriptors): nobody will die of it.
+    Refused,
     /// A process that is followed while the tripwire is lifted has exited.
     FollowedExited,
     /// The deadline has come.
@@ -282,7 +284,7 @@ impl Machine {
         if !traits.tripwire {
             self.step = Step::Absent;
         } else if self.step == Step::Absent {
-            self.step = Step::Warning;
+            self.step = if self.is_lifted() { Step::Lifted } else { Step::Warning };
         }
     }
 
@@ -361,6 +363,12 @@ impl Machine {
                 }
             }
             Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
+            Input::Refused => {
+                if let State::Killing { .. } = self.state {
+                    out.push(Effect::Report(Outcome::NotDead));
+                    self.lift_silently(now, out);
+                }
+            }
             Input::FollowedExited => {
                 if let State::Lifted { .. } = self.state {
                     out.push(Effect::Look);
@@ -485,8 +493,8 @@ impl Machine {
                     }
                 }
             }
-            State::Killing { since, rung, rung_until, dead, .. } => {
-                self.on_looked_killing(now, looked, since, rung, rung_until, dead, out);
+            State::Killing { rung, rung_until, dead, .. } => {
+                self.on_looked_killing(now, looked, rung, rung_until, dead, out);
             }
             State::Deciding { asked: true, .. } => {
                 if looked.passed {
@@ -511,7 +519,6 @@ impl Machine {
         &mut self,
         now: Moment,
         looked: Looked,
-        since: Moment,
         rung: u8,
         rung_until: Option<Moment>,
         dead: bool,
@@ -531,7 +538,8 @@ impl Machine {
                 let rung_until =
                     (rung + 1 < self.traits.rungs).then(|| now.plus(self.traits.grace));
                 let next = now.plus(SWEEP_PAUSE);
-                self.state = State::Killing { since, rung, rung_until, next, dead };
+                // Each rung has its own time to take effect.
+                self.state = State::Killing { since: now, rung, rung_until, next, dead };
                 out.push(Effect::Kill { rung });
             } else {
                 out.push(Effect::Report(Outcome::Spared));
@@ -543,7 +551,8 @@ impl Machine {
     fn on_decided(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
         match decision {
             Decision::Kill if self.traits.dry_run => {
-                if self.is_watching() {
+                let lifted = self.leave_lifted(out);
+                if lifted || self.is_watching() {
                     out.push(Effect::Open(self.wake));
                 }
                 out.push(Effect::Report(Outcome::WouldKill));
@@ -551,11 +560,8 @@ impl Machine {
                 self.dry_run_pause = (self.dry_run_pause * 2).min(DRY_RUN_PAUSE_LONGEST);
             }
             Decision::Kill => {
-                if matches!(self.state, State::Lifted { .. }) {
-                    out.push(Effect::Unfollow);
-                    out.push(Effect::Unsilence);
-                }
-                if matches!(self.state, State::Lifted { .. }) || self.is_watching() {
+                let lifted = self.leave_lifted(out);
+                if lifted || self.is_watching() {
                     out.push(Effect::Open(self.wake));
                 }
                 let rung_until = (self.traits.rungs > 1).then(|| now.plus(self.traits.grace));
@@ -576,6 +582,10 @@ impl Machine {
                 }
                 // Asked already, and no wiser: nobody is ended on a guess.
                 State::Deciding { .. } => self.lift(now, out),
+                // `notebook_max` alone: it is judged again, on what is known.
+                State::Watching | State::Pressed { open: false, .. } => {
+                    out.push(Effect::Rank { last: true, gate_passed: false });
+                }
                 _ => {}
             },
             Decision::Busy => self.look_again(now, now.plus(WINDOW)),
@@ -597,10 +607,10 @@ impl Machine {
     }
 
     fn on_dead(&mut self, now: Moment, trackers_left: bool, out: &mut Vec<Effect>) {
-        let State::Killing { since, rung, .. } = self.state else { return };
+        let State::Killing { rung, .. } = self.state else { return };
         if trackers_left {
             let next = now.plus(NEXT_LOOK);
-            self.state = State::Killing { since, rung, rung_until: None, next, dead: true };
+            self.state = State::Killing { since: now, rung, rung_until: None, next, dead: true };
             return;
         }
         // Look afresh: a second ranking only on figures younger than the first kill.
@@ -651,7 +661,19 @@ impl Machine {
         }
     }
 
-    fn is_watching(&self) -> bool {
+    /// Out of `Lifted` into an episode: whoever was followed and what was silenced is as before.
+    fn leave_lifted(&mut self, out: &mut Vec<Effect>) -> bool {
+        if !self.is_lifted() {
+            return false;
+        }
+        self.hold_told = false;
+        out.push(Effect::Unfollow);
+        out.push(Effect::Unsilence);
+        true
+    }
+
+    /// Out of an episode, or only looking.
+    pub fn is_watching(&self) -> bool {
         matches!(self.state, State::Watching | State::Pressed { open: false, .. })
     }
 
@@ -687,8 +709,14 @@ impl Machine {
 
     /// Usage is low again: the step goes back to the warning share.
     fn settle(&mut self, looked: Looked, out: &mut Vec<Effect>) {
-        if self.step == Step::Threshold && looked.below_warning {
-            self.move_to(Step::Warning, out);
+        match self.step {
+            Step::Threshold if looked.below_warning => self.move_to(Step::Warning, out),
+            // A kill out of `Lifted`: what was taken away is put back.
+            Step::Lifted if !looked.passed => {
+                let low = looked.below_warning;
+                self.move_to(if low { Step::Warning } else { Step::Threshold }, out);
+            }
+            _ => {}
         }
     }
 
@@ -989,6 +1017,67 @@ mod tests {
     }
 
     #[test]
+    fn after_a_kill_out_of_lifted_the_tripwire_is_back() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Hold));
+        b.wake(Wake::Psi);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Kill));
+        b.give(Input::Dead { trackers_left: false });
+        assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning)]);
+    }
+
+    #[test]
+    fn dry_run_out_of_lifted_listens_again() {
+        let traits = Traits { dry_run: true, tripwire: false, ..TRAITS };
+        let mut b = Bench::new(traits);
+        b.wake(Wake::Psi);
+        b.look(OVER);
+        assert!(b.give(Input::Decided(Decision::Hold)).contains(&Effect::Silence));
+        b.timer();
+        b.look(OVER);
+        let effects = b.give(Input::Decided(Decision::Kill));
+        assert_eq!(
+            effects,
+            [
+                Effect::Unfollow,
+                Effect::Unsilence,
+                Effect::Open(Wake::Psi),
+                Effect::Report(Outcome::WouldKill)
+            ]
+        );
+    }
+
+    #[test]
+    fn each_rung_has_its_own_time_to_take_effect() {
+        let traits = Traits { rungs: 2, grace: Duration::from_secs(10), ..TRAITS };
+        let mut b = Bench::killing(traits);
+        while !b.timer().contains(&Effect::Look) {}
+        assert_eq!(b.look(OVER).first(), Some(&Effect::Kill { rung: 1 }));
+        assert_eq!(b.timer(), [Effect::Sweep], "5 ms after SIGKILL nothing has failed yet");
+    }
+
+    #[test]
+    fn a_tripwire_that_is_configured_while_lifted_stays_lifted() {
+        let mut b = Bench::new(Traits { tripwire: false, ..TRAITS });
+        b.wake(Wake::Psi);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Hold));
+        b.machine.set_traits(TRAITS);
+        assert_eq!(b.machine.place(Step::Threshold), Step::Lifted);
+    }
+
+    #[test]
+    fn refused_signals_are_no_kill_and_start_no_second_one() {
+        let mut b = Bench::killing(TRAITS);
+        let effects = b.give(Input::Refused);
+        assert_eq!(effects[0], Effect::Report(Outcome::NotDead));
+        assert_eq!(b.machine.state_name(), "lifted");
+    }
+
+    #[test]
     fn the_helper_is_asked_once_and_waited_for_no_longer_than_its_budget() {
         let mut b = Bench::new(TRAITS);
         b.wake(Wake::High);
@@ -1087,6 +1176,7 @@ mod tests {
             Input::Answered,
             Input::Dead { trackers_left: true },
             Input::Dead { trackers_left: false },
+            Input::Refused,
             Input::FollowedExited,
             Input::Timer,
         ];
@@ -1098,7 +1188,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let input = inputs[usize::try_from(random % 18).unwrap()];
+                let input = inputs[usize::try_from(random % 19).unwrap()];
                 // The reactor answers Rank in the same turn, and gives no other input before.
                 if waiting_for_rank != matches!(input, Input::Decided(_)) {
                     continue;

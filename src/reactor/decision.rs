@@ -100,12 +100,13 @@ impl Reactor {
         let watch = self.watches[slot].as_ref()?;
         let figures = match watch.group.figures(&mut self.buffer) {
             Ok(figures) => figures,
-            Err(error) => {
-                if !error.is_gone() {
-                    warn!("{error}: this look is skipped");
-                }
+            Err(error) if error.is_gone() => {
                 self.remove(id, "its figures are gone");
                 return None;
+            }
+            Err(error) => {
+                warn!("{error}: this look is skipped");
+                return Some(Looked::default());
             }
         };
         let scale = self.scale(id, &figures)?;
@@ -139,13 +140,14 @@ impl Reactor {
         self.scratch.figures = Some(figures);
         self.scratch.gate = Some((gate, scale));
         self.scratch.of = None;
+        self.scratch.verdict = None;
         if oom_kills > 0 {
             self.on_kernel_oom(id, oom_kills);
         }
         Some(looked)
     }
 
-    fn scale(&self, id: WatchId, figures: &Figures) -> Option<Scale> {
+    pub(super) fn scale(&self, id: WatchId, figures: &Figures) -> Option<Scale> {
         let watch = self.watch(id)?;
         let foreign = match watch.high.ours {
             Some(_) => Limit::Max,
@@ -225,6 +227,22 @@ impl Reactor {
         let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
         host.unreadable += u64::from(count.denied) + u64::from(count.malformed);
         scratch.of = None;
+    }
+
+    /// `stat` of every process of one container, numbered as a scan before had it. `false`: it is
+    /// gone.
+    pub(super) fn scan_container(&mut self, id: WatchId, number: u16) -> bool {
+        if self.watch(id).is_none() {
+            return false;
+        }
+        let Reactor { watches, scratch, roots, buffer, .. } = self;
+        let Some(watch) = watches[id.slot as usize].as_ref() else { return false };
+        scratch.of = None;
+        scratch.verdict = None;
+        scratch.pids.clear();
+        let _ = watch.group.pids(number, &mut scratch.pids, buffer);
+        procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
+        true
     }
 
     /// The slots of the containers whose processes a domain ranks.
@@ -308,6 +326,8 @@ impl Reactor {
     /// Ranks and decides. The verdict stays in the scratch for the effect that follows.
     pub(super) fn rank(&mut self, who: Asker, last: bool, gate_passed: bool) -> Decision {
         if self.endings.in_flight() {
+            // The scratch holds somebody else's verdict.
+            self.scratch.verdict = None;
             return Decision::Busy;
         }
         let Some((gate, scale)) = self.scratch.gate else { return Decision::HoldForNow };

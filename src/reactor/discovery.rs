@@ -224,6 +224,14 @@ impl Reactor {
             .filter(|w| w.found.path.starts_with(path))
             .map(|w| w.id)
             .collect();
+        // After an overflow the event may be of an earlier group of the same name.
+        let gone: Vec<WatchId> = gone
+            .into_iter()
+            .filter(|id| {
+                let watch = self.watches[id.slot as usize].as_ref();
+                watch.is_some_and(|watch| watch.group.usage(&mut self.buffer).is_err())
+            })
+            .collect();
         for id in gone {
             self.remove(id, "it is gone");
         }
@@ -311,6 +319,7 @@ impl Reactor {
         let slot = self.free_slot();
         let id = WatchId { slot, generation: self.generations[slot as usize] };
         let unit = unit_of(&path, self.has_systemd);
+        let asked_at = self.now().plus(DESCRIBED_AGAIN);
         let container_started = kind == Kind::Slice || container.pid1.is_some();
         let traits = Traits {
             tripwire: false,
@@ -345,6 +354,8 @@ impl Reactor {
                 ours: None,
                 started: container_started,
                 asked: 0,
+                lost: false,
+                ask_at: asked_at,
                 in_flight: 0,
                 unit,
                 overwritten: 0,
@@ -528,7 +539,15 @@ impl Reactor {
             return;
         }
         self.close_episode_of_gone(id);
+        self.thaw_of(id);
         let slot = id.slot as usize;
+        // Still there (a rule, a rescan, a limit of its own lost): nothing of ours is left behind.
+        let there = self.watches[slot].as_ref().is_some_and(|watch| {
+            watch.high.ours.is_some() && watch.group.high(&mut self.buffer).is_ok()
+        });
+        if there {
+            self.put_back(id);
+        }
         let Some(mut watch) = self.watches[slot].take() else { return };
         self.generations[slot] = next_generation(self.generations[slot]);
         debug!("{:?} is watched no longer: {why}", watch.name());
@@ -621,17 +640,6 @@ impl Reactor {
         self.remove(id, "no container is left in it");
     }
 
-    /// What is noted in the state file of groups that are gone by now is worth nothing.
-    pub(super) fn forget_vanished(&mut self) {
-        let there: HashSet<u64> =
-            self.watches.iter().flatten().map(|watch| watch.group.id().0).collect();
-        let before = self.state.changed.len();
-        self.state.changed.retain(|c| there.contains(&c.inode) || c.dir.exists());
-        if self.state.changed.len() != before {
-            self.save_state();
-        }
-    }
-
     /// Descriptions that were not complete when the container appeared.
     pub(super) fn run_discovery(&mut self, now: Moment) {
         if self.discovery.again.is_none_or(|at| at > now) {
@@ -639,12 +647,18 @@ impl Reactor {
         }
         self.discovery.again = None;
         for slot in 0..self.watches.len() {
-            let Some(watch) = self.watches[slot].as_ref() else { continue };
+            let Some(watch) = self.watches[slot].as_mut() else { continue };
             if watch.container.complete && watch.high.started {
+                continue;
+            }
+            if watch.high.ask_at > now {
+                let again = &mut self.discovery.again;
+                *again = Some(again.map_or(watch.high.ask_at, |at| at.min(watch.high.ask_at)));
                 continue;
             }
             let found = watch.found.clone();
             let id = watch.id;
+            watch.high.ask_at = now.plus(DESCRIBED_AGAIN * 4);
             let sources = Box::new(self.discovery.sources.clone());
             self.helper.ask(Question::Describe { watch: id, found: Box::new(found), sources });
         }
@@ -668,6 +682,7 @@ impl Reactor {
         if !watch.high.started || !watch.container.complete {
             let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked));
             let at = now.plus(pause);
+            watch.high.ask_at = at;
             let again = &mut self.discovery.again;
             *again = Some(again.map_or(at, |other| other.min(at)));
         }
@@ -806,6 +821,6 @@ fn facts_of(container: &Container) -> ContainerFacts<'_> {
 }
 
 /// `max` or bytes, as the state file has it.
-fn parse_limit(text: &str) -> Limit {
+pub(super) fn parse_limit(text: &str) -> Limit {
     text.parse().map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes)))
 }

@@ -158,13 +158,17 @@ impl Reactor {
         episode.draft = draft;
         self.remember_ended(who);
         // Everybody was gone already, or refused: nobody's exit will come.
-        let all_done = self.endings.get(serial).is_some_and(|e| e.job.main_is_dead());
-        if all_done { Some(Input::Dead { trackers_left: false }) } else { None }
+        let job = &self.endings.get(serial)?.job;
+        match (job.main_is_dead(), job.was_refused()) {
+            (true, true) => Some(Input::Refused),
+            (true, false) => Some(Input::Dead { trackers_left: false }),
+            (false, _) => None,
+        }
     }
 
     /// The re-check, in microseconds: usage and statistics of now against the gate of before.
     fn is_still_short(&mut self, who: Asker) -> bool {
-        let Some((gate, _)) = self.scratch.gate else { return false };
+        let Some((gate, scale)) = self.scratch.gate else { return false };
         if !gate.is_passed() {
             // `notebook_max`: it is the notebook that is too big, not the sum.
             return true;
@@ -174,10 +178,12 @@ impl Reactor {
             None => self.read_host().is_some_and(|_| self.host_is_short()),
             Some(id) => {
                 let slot = id.slot as usize;
-                let Some(mut figures) = self.scratch.figures else { return false };
+                let Some(before) = self.scratch.figures else { return false };
                 let Some(watch) = self.watches[slot].as_ref() else { return false };
-                let counted_before = figures.unreclaimable();
-                if watch.group.refresh(&mut figures, &mut self.buffer).is_err() {
+                let counted_before = before.unreclaimable();
+                let Ok(figures) = watch.group.figures(&mut self.buffer) else { return false };
+                // The limit was changed meanwhile: nothing that was decided holds any more.
+                if self.scale(id, &figures) != Some(scale) {
                     return false;
                 }
                 // The gate counted more than this only by swap or by the sum of the workloads;
@@ -321,7 +327,8 @@ impl Reactor {
 
     fn report(&mut self, who: Asker, outcome: Outcome) {
         self.write_record(who, outcome);
-        if outcome == Outcome::NotDead
+        // Whoever lives on must not hold the lock of the one kill in flight.
+        if matches!(outcome, Outcome::NotDead | Outcome::Spared)
             && let Some(serial) = self.serial(who)
         {
             self.give_up(serial);

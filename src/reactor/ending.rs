@@ -35,6 +35,9 @@ pub(super) struct Ending {
     pub who: Asker,
     pub job: Job,
     pub set: KillSet,
+    /// The container of the tree. Sweeps and the freezer reach no other, whatever other domains
+    /// have scanned in the meantime.
+    home: Option<WatchId>,
     clean: u32,
     /// The reactor was told that all but the trackers are dead.
     told: bool,
@@ -62,6 +65,7 @@ impl Endings {
             who: None,
             job: Job::with_room(ROOM),
             set: KillSet::default(),
+            home: None,
             clean: 0,
             told: false,
             frozen: None,
@@ -158,6 +162,9 @@ impl Reactor {
             && let Some(workload) = self.scratch.forest.workloads().get(kill.workload as usize)
         {
             ending.set.start(&self.scratch.forest, workload, &self.scratch.procs);
+            let slot = self.scratch.slots.get(usize::from(workload.container)).copied();
+            let watch = slot.and_then(|slot| self.watches[slot as usize].as_ref());
+            ending.home = watch.map(|watch| watch.id);
         }
         let serial = ending.serial;
         self.endings.open.push(ending);
@@ -294,9 +301,13 @@ impl Reactor {
     }
 
     fn sweep_once(&mut self, serial: u32) -> usize {
-        let Some(who) = self.endings.get(serial).map(|ending| ending.who) else { return 0 };
-        // Only the container of the tree: its index in the scan is what the set knows.
-        self.scan_processes(who);
+        let Some(ending) = self.endings.get(serial) else { return 0 };
+        // Only the container of the tree, under the number by which the set knows it.
+        let number = ending.set.container();
+        let Some(home) = ending.home else { return 0 };
+        if !self.scan_container(home, number) {
+            return 0;
+        }
         let Reactor { endings, scratch, roots, buffer, .. } = self;
         let Some(ending) = endings.get_mut(serial) else { return 0 };
         scratch.targets.clear();
@@ -315,15 +326,17 @@ impl Reactor {
     }
 
     fn freeze(&mut self, serial: u32) {
-        let Some(ending) = self.endings.get(serial) else { return };
-        let pids = ending.set.container();
-        let slot = self.scratch.slots.get(usize::from(pids)).copied();
-        let Some(watch) = slot.and_then(|slot| self.watches[slot as usize].as_ref()) else {
-            return;
-        };
+        let home = self.endings.get(serial).and_then(|ending| ending.home);
+        let Some(watch) = home.and_then(|home| self.watch(home)) else { return };
         let id = watch.id;
         let inode = watch.group.id().0;
-        let Ok(dir) = watch.group.memory_dir().try_clone_to_owned() else { return };
+        let Some(dir) = watch.group.unified_dir() else { return };
+        // Who is paused by its user is not ours to thaw.
+        let mut buffer = Buffer::new();
+        if buffer.read_record(dir, c"cgroup.freeze").is_ok_and(|text| text.starts_with(b"1")) {
+            return;
+        }
+        let Ok(dir) = dir.try_clone_to_owned() else { return };
         let noted = crate::act::state::Changed {
             id: watch.found.id.clone(),
             inode,
@@ -358,10 +371,19 @@ impl Reactor {
         self.after_death(serial);
     }
 
+    /// A container goes: nobody stays frozen in it.
+    pub(super) fn thaw_of(&mut self, id: WatchId) {
+        let frozen = self.endings.open.iter_mut().filter(|e| e.frozen == Some(id));
+        if frozen.map(|ending| ending.frozen = None).count() > 0 {
+            self.thaw(id);
+        }
+    }
+
     fn thaw(&mut self, id: WatchId) {
         let Some(watch) = self.watch(id) else { return };
         let inode = watch.group.id().0;
-        if let Err(error) = tripwire::write(watch.group.memory_dir(), "cgroup.freeze", "0") {
+        let thawed = watch.group.write("cgroup.freeze", b"0");
+        if let Err(error) = thawed {
             warn!("{:?}: not thawed: {error}", watch.name());
         }
         let owned = watch.high.ours.is_some();

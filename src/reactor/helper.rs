@@ -1,7 +1,7 @@
 //! The helper threads: whatever may block is done here, and the loop is woken with the answer.
 //! The reader reads files of processes that may be throttled; the worker lowers tripwires, talks
 //! to PID 1, releases memory, closes triggers. Two, because a reader that hangs on a throttled
-//! process must not hold up the worker, and the other way round.
+//! process must not hold up the worker, and the other way round; the describer asks engines.
 
 use std::collections::VecDeque;
 use std::io;
@@ -108,6 +108,8 @@ pub enum Answer {
 /// The loop's end.
 pub struct Helper {
     reader: Sender<Question>,
+    /// Describes containers: an engine's socket or a user's home may keep it waiting for long.
+    describer: Sender<Question>,
     worker: Option<Sender<Work>>,
     answers: Receiver<Answer>,
     thread: Option<JoinHandle<()>>,
@@ -122,15 +124,22 @@ impl Helper {
     /// A thread could not be started.
     pub fn start(roots: &Arc<Roots>, tool: PathBuf, waker: mio::Waker) -> io::Result<Helper> {
         let (reader, questions) = channel();
+        let (describer, descriptions) = channel();
         let (worker, work) = channel();
         let (back, answers) = channel();
         let waker = Arc::new(waker);
         let reply = Reply { back: back.clone(), waker: Arc::clone(&waker) };
-        let roots = Arc::clone(roots);
+        let own = Arc::clone(roots);
         thread::Builder::new()
             .name("reader".into())
             .stack_size(STACK)
-            .spawn(move || read_all(&questions, &roots, &reply))?;
+            .spawn(move || read_all(&questions, &own, &reply))?;
+        let reply = Reply { back: back.clone(), waker: Arc::clone(&waker) };
+        let own = Arc::clone(roots);
+        thread::Builder::new()
+            .name("describer".into())
+            .stack_size(STACK)
+            .spawn(move || read_all(&descriptions, &own, &reply))?;
         let reply = Reply { back, waker };
         let ends = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&ends);
@@ -138,12 +147,16 @@ impl Helper {
             .name("worker".into())
             .stack_size(STACK)
             .spawn(move || work_all(&work, &tool, &reply, &seen))?;
-        Ok(Helper { reader, worker: Some(worker), answers, thread: Some(thread), ends })
+        Ok(Helper { reader, describer, worker: Some(worker), answers, thread: Some(thread), ends })
     }
 
     pub fn ask(&self, question: Question) {
+        let thread = match &question {
+            Question::Describe { .. } => &self.describer,
+            _ => &self.reader,
+        };
         // A thread that is gone panicked, and in a release build so did the daemon.
-        let _ = self.reader.send(question);
+        let _ = thread.send(question);
     }
 
     pub fn give(&self, work: Work) {

@@ -20,6 +20,8 @@ use crate::policy::stepping::{self, Granted, Member};
 use crate::sys::psi::{self, Armed};
 use crate::units::{Bytes, Share};
 
+/// Grants nearer to each other than this are the same.
+const HARDLY_ANOTHER: Bytes = Bytes::mib(8);
 /// Nearer to nothing than this, waiting risks the kernel's OOM killer.
 const CRITICAL: Share = Share::percent(3);
 
@@ -113,9 +115,21 @@ impl Reactor {
 
     pub(super) fn reload_host(&mut self) {
         self.host.settings = host_settings(&self.config);
+        let stepped = self.host.domain.machine.has_tripwire();
         let traits = traits(&self.config, &self.host.settings, self.host.psi.is_some());
         self.host.domain.machine.set_traits(traits);
+        if stepped != traits.tripwire {
+            // Their mode and their `memory.high` hang on it.
+            for id in self.stepping_ids() {
+                self.relimit(id);
+            }
+        }
         self.step_host(None);
+    }
+
+    fn stepping_ids(&self) -> Vec<crate::ids::WatchId> {
+        let slots = self.host.stepping.iter();
+        slots.filter_map(|slot| Some(self.watches[*slot as usize].as_ref()?.id)).collect()
     }
 
     pub(super) fn read_host(&mut self) -> Option<HostMemory> {
@@ -137,7 +151,12 @@ impl Reactor {
         if !self.host.domain.machine.has_tripwire() || self.host.stepping.is_empty() {
             return;
         }
-        if self.host.domain.machine.is_lifted() || self.read_host().is_none() {
+        if self.host.domain.machine.is_lifted() {
+            // Whoever joined since then is not left throttled either.
+            self.move_host_steps(Step::Lifted);
+            return;
+        }
+        if self.read_host().is_none() {
             return;
         }
         match self.grant(grown) {
@@ -149,7 +168,8 @@ impl Reactor {
                 }
             }
             Granted::Exhausted { left } => {
-                if grown.is_some() {
+                // Once an episode is under way, further steps that are used up say nothing new.
+                if grown.is_some() && self.host.domain.machine.is_watching() {
                     info!("the host has {left} left to give: a host episode opens");
                     self.drive(None, Input::Wake(Wake::HostStep));
                 }
@@ -176,10 +196,27 @@ impl Reactor {
             &mut host.grants,
             of,
         );
-        if granted == Granted::Steps {
-            self.write_grants(of);
+        match granted {
+            Granted::Steps => self.write_grants(of),
+            Granted::Exhausted { .. } => self.give_the_least(),
         }
         granted
+    }
+
+    /// Nothing is left to give, but nobody is to grow unseen either: who has no step yet gets the
+    /// smallest.
+    fn give_the_least(&mut self) {
+        for number in 0..self.host.grants.len() {
+            let usage = self.host.grants[number].usage;
+            let slot = self.host.stepping[number] as usize;
+            let Some(watch) = self.watches[slot].as_ref() else { continue };
+            let none = !matches!(watch.high.ours, Some(Limit::At(_)));
+            if none && watch.settings.tripwire && !watch.settings.dry_run && !watch.high.lost {
+                let id = watch.id;
+                let step = usage.plus(stepping::SMALLEST_GRANT);
+                self.set_high(id, Limit::At(Bytes(step.0 / 4096 * 4096)));
+            }
+        }
     }
 
     /// Whoever did not grow first: what they give up is what the grower gets.
@@ -190,7 +227,15 @@ impl Reactor {
             let high = self.host.grants[number].high;
             let slot = self.host.stepping[number] as usize;
             let Some(watch) = self.watches[slot].as_ref() else { continue };
-            if !watch.settings.tripwire || watch.settings.dry_run {
+            if !watch.settings.tripwire || watch.settings.dry_run || watch.high.lost {
+                continue;
+            }
+            // A step that is hardly another one is not worth a write and the way to PID 1.
+            let stays = match (watch.high.ours, Some(number) == grown) {
+                (Some(Limit::At(old)), false) => old.0.abs_diff(high.0) < HARDLY_ANOTHER.0,
+                _ => false,
+            };
+            if stays {
                 continue;
             }
             let id = watch.id;
@@ -231,6 +276,7 @@ impl Reactor {
         self.scratch.figures = None;
         self.scratch.gate = Some((gate, scale));
         self.scratch.of = None;
+        self.scratch.verdict = None;
         let passed = gate.is_passed();
         if !passed
             && self.host.domain.machine.has_tripwire()

@@ -260,7 +260,7 @@ impl Reactor {
         self.thaw_left_over();
         self.arm_host();
         self.rescan();
-        self.forget_vanished();
+        self.restore_left_over();
         // First: what is locked is not given back.
         sys::memory::trim();
         if self.config.guard.lock_memory

@@ -327,6 +327,8 @@ impl Reactor {
                 incident.sentence =
                     explain::kill(kill, incident.rows.first(), incident.rows.get(1), &facts);
                 incident.victim = self.victim(kill, incident);
+                // An episode of the host or of a slice ends in one container.
+                incident.container = self.container_of(kill).or(incident.container.take());
                 incident.message = "skipped: this version writes no message yet".to_owned();
             }
             Some(Decided::Hold(hold)) => {
@@ -348,6 +350,12 @@ impl Reactor {
                 incident.sentence = explain::hold(HoldReason::Relieved, None, &facts);
             }
         }
+    }
+
+    fn container_of(&self, kill: &Kill) -> Option<ContainerRecord> {
+        let workload = self.scratch.forest.workloads().get(kill.workload as usize)?;
+        let slot = *self.scratch.slots.get(usize::from(workload.container))?;
+        self.watches.get(slot as usize)?.as_ref().map(container_record)
     }
 
     fn victim(&self, kill: &Kill, incident: &Incident) -> Option<Victim> {

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use ::log::{error, info, warn};
 
 use super::Reactor;
+use super::discovery::parse_limit;
 use super::helper::Work;
 use super::watch::{OVERWRITES, OVERWRITES_IN, Steps};
 use crate::act::state::Changed;
@@ -19,6 +20,10 @@ use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Step, Traits};
 use crate::units::Bytes;
+
+/// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
+/// milliseconds, and the call has a time-out.
+const PROPERTIES_AT_ONCE: usize = 32;
 
 impl Reactor {
     /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
@@ -40,6 +45,7 @@ impl Reactor {
         let total = foreign.or(watch.limit.bytes()).unwrap_or(host_total);
         watch.steps = Steps::of(total, settings);
         let touches = settings.tripwire && !settings.dry_run && !v1 && !covered;
+        let touches = touches && !watch.high.lost;
         let tripwire = touches && foreign.is_none() && !watch.unlimited;
         let has_psi = watch.psi.is_some();
         // The engine writes the limit after it makes the group: one that is only being started may
@@ -56,7 +62,9 @@ impl Reactor {
         };
         let psi_reason = std::mem::take(&mut watch.mode_reason);
         let no_psi = psi_reason.starts_with("no PSI");
-        watch.mode_reason = if covered {
+        watch.mode_reason = if watch.high.lost {
+            psi_reason
+        } else if covered {
             "the limit is its slice's, which is watched".into()
         } else if v1 {
             "cgroup v1: no throttle, best effort".into()
@@ -179,8 +187,17 @@ impl Reactor {
             // The file stands; what is lost is that it survives systemd's next reload.
             warn!("{:?}: memory.high as a property of its unit: {error}, skipped", watch.name());
         }
-        if settled && ours.is_some_and(|ours| ours != value) {
-            self.on_high_written(id);
+        let (true, Some(ours)) = (settled, ours) else { return };
+        let slot = id.slot as usize;
+        let Some(watch) = self.watches[slot].as_ref() else { return };
+        match watch.group.high(&mut self.buffer) {
+            // Our own value of before, brought late: not somebody else's.
+            Ok(found) if found == value && value != ours => {
+                if value < ours {
+                    let _ = tripwire::write_high(watch.group.memory_dir(), ours);
+                }
+            }
+            _ => self.on_high_written(id),
         }
     }
 
@@ -191,7 +208,11 @@ impl Reactor {
         let Some(watch) = self.watches.get_mut(slot).and_then(Option::as_mut) else { return };
         let Ok(found) = watch.group.high(&mut self.buffer) else { return };
         let Some(ours) = watch.high.ours else {
-            watch.high.original = found;
+            // Not ours to write, but ours to reckon with: it may be the total, or no longer.
+            if watch.high.original != found && !watch.high.lost {
+                watch.high.original = found;
+                self.relimit(id);
+            }
             return;
         };
         if found == ours {
@@ -220,6 +241,7 @@ impl Reactor {
             info!("{name:?}: somebody set memory.high to {found}, below ours: it is left alone");
             watch.high.original = found;
             watch.high.ours = None;
+            self.hand_over(id, found);
             self.relimit(id);
         } else if watch.high.overwritten > OVERWRITES {
             let why = format!("somebody keeps setting memory.high to {found}");
@@ -242,8 +264,25 @@ impl Reactor {
         watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::Events };
         why.clone_into(&mut watch.mode_reason);
         watch.high.ours = None;
+        watch.high.lost = true;
         watch.domain.machine.tripwire_lost();
+        let slot = id.slot as usize;
+        let found = self.watches[slot].as_ref().map(|w| w.group.high(&mut self.buffer));
+        if let Some(Ok(found)) = found {
+            self.hand_over(id, found);
+        }
+    }
+
+    /// `memory.high` is somebody else's from here on: neither our note nor systemd's property may
+    /// bring a value of ours back.
+    fn hand_over(&mut self, id: WatchId, found: Limit) {
+        let Some(watch) = self.watch_mut(id) else { return };
         let inode = watch.group.id().0;
+        if let Some(unit) = watch.high.unit.clone().filter(|_| watch.high.started) {
+            watch.high.in_flight += 1;
+            let unit = Some(unit);
+            self.helper.give(Work::High { watch: id, dir: None, value: found, unit });
+        }
         self.state.forget(inode);
         self.save_state();
     }
@@ -274,18 +313,66 @@ impl Reactor {
                 Ok(()) => restored += 1,
                 Err(error) => warn!("{:?}: memory.high: {error}, skipped", watch.name()),
             }
-            if let Some(unit) = watch.high.unit.clone() {
-                units.push((unit, watch.high.original));
+            match watch.high.unit.clone() {
+                Some(unit) => units.push((watch.group.id().0, unit, watch.high.original)),
+                None => self.state.forget(watch.group.id().0),
             }
-            self.state.forget(watch.group.id().0);
         }
-        if !units.is_empty()
-            && let Err(error) = tripwire::set_properties(&self.tool, &units)
-        {
-            error!("properties of {} units could not be put back: {error}", units.len());
-        }
+        self.put_properties_back(&units);
         self.save_state();
         restored
+    }
+
+    /// systemd's own values go back too; what could not be put back stays noted, for
+    /// `nbguard restore` and the next start.
+    fn put_properties_back(&mut self, units: &[(u64, String, Limit)]) {
+        for some in units.chunks(PROPERTIES_AT_ONCE) {
+            let values: Vec<(String, Limit)> =
+                some.iter().map(|(_, unit, value)| (unit.clone(), *value)).collect();
+            match tripwire::set_properties(&self.tool, &values) {
+                Ok(()) => some.iter().for_each(|(inode, ..)| self.state.forget(*inode)),
+                Err(error) => {
+                    error!("MemoryHigh of {} units was not put back: {error}", some.len());
+                }
+            }
+        }
+    }
+
+    /// What an earlier daemon changed and this one does not guard (ignored by now, dry-run, its
+    /// slice empty) goes back as it was found.
+    pub(super) fn restore_left_over(&mut self) {
+        use std::os::unix::fs::MetadataExt;
+        let ours: Vec<u64> = self
+            .watches
+            .iter()
+            .flatten()
+            .filter(|watch| watch.high.ours.is_some())
+            .map(|watch| watch.group.id().0)
+            .collect();
+        let left: Vec<Changed> =
+            self.state.changed.iter().filter(|c| !ours.contains(&c.inode)).cloned().collect();
+        let mut units = Vec::new();
+        for changed in left {
+            let dir = std::fs::File::open(&changed.dir);
+            let same = dir
+                .as_ref()
+                .is_ok_and(|dir| dir.metadata().is_ok_and(|meta| meta.ino() == changed.inode));
+            let (Ok(dir), true) = (dir, same) else {
+                self.state.forget(changed.inode);
+                continue;
+            };
+            let value = parse_limit(&changed.original);
+            match tripwire::write_high(dir.as_fd(), value) {
+                Ok(()) => info!("{}: memory.high is {value} again", changed.dir.display()),
+                Err(error) => warn!("{}: memory.high: {error}", changed.dir.display()),
+            }
+            match changed.unit {
+                Some(unit) => units.push((changed.inode, unit, value)),
+                None => self.state.forget(changed.inode),
+            }
+        }
+        self.put_properties_back(&units);
+        self.save_state();
     }
 
     /// An earlier daemon may have ended between freezing a container and thawing it.

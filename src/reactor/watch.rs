@@ -168,6 +168,10 @@ pub struct High {
     pub started: bool,
     /// How often the engine was asked whether it has.
     pub asked: u8,
+    /// Given up: nobody can be agreed with.
+    pub lost: bool,
+    /// When the engine is asked again.
+    pub ask_at: Moment,
     pub overwritten: u32,
     pub overwritten_since: Moment,
 }
