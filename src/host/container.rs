@@ -151,18 +151,24 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     // Nobody whom we believe tells the pid of these.
     let told = pid1.is_some() || user.is_some();
     // Podman's labels come through its socket only.
-    let labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
+    let all_labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
     let hopeless = matches!(unknown, Some(Unknown::Nested | Unknown::NoHome { .. }));
+    // Collected in place, the few that were asked for would keep the room of all.
+    let asked_for = |(key, _): &(String, String)| sources.variables.contains(key);
+    let (mut labels, mut env) = (about.labels, about.env);
+    labels.shrink_to_fit();
+    env.retain(asked_for);
+    env.shrink_to_fit();
     Container {
         id: found.id.clone(),
         engine: found.engine,
-        complete: hopeless || (about.name.is_some() && told && labels),
+        complete: hopeless || (about.name.is_some() && told && all_labels),
         unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),
         named: about.name.is_some(),
         name: about.name.unwrap_or_else(|| short_id(&found.id).to_string()),
         image: about.image.unwrap_or_default(),
-        labels: about.labels,
-        env: about.env.into_iter().filter(|(key, _)| sources.variables.contains(key)).collect(),
+        labels,
+        env,
         pid1,
         sandbox: about.sandbox,
     }

@@ -1,9 +1,11 @@
 //! Which containers are watched: found at the start and by inotify on their parents, let go when
 //! their trigger's error or inotify says that they are gone, counted again after an overflow.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ::log::{debug, info, warn};
 use mio::Interest;
@@ -45,9 +47,9 @@ pub(super) struct Discovery {
     /// Limit files of covered containers, by the file's path.
     covered: Watches<WatchDescriptor>,
     files: HashMap<WatchDescriptor, (WatchId, File)>,
-    by_path: HashMap<PathBuf, WatchId>,
     containers: Quota,
-    sources: Sources,
+    /// The helper has questions by the hundred in its queue when many containers come at once.
+    sources: Arc<Sources>,
     /// Rescans that inotify's overflow made necessary.
     pub overflows: u64,
     /// Armed in this walk, and not looked at yet.
@@ -64,9 +66,8 @@ impl Discovery {
             directories: Watches::default(),
             covered: Watches::default(),
             files: HashMap::new(),
-            by_path: HashMap::new(),
             containers: Quota::for_containers(),
-            sources: sources(roots, config),
+            sources: Arc::new(sources(roots, config)),
             overflows: 0,
             fresh: Vec::new(),
             skipped: 0,
@@ -291,7 +292,7 @@ impl Reactor {
                 return;
             }
         };
-        if let Some(known) = self.discovery.by_path.get(&path).copied() {
+        if let Some(known) = self.at(&path).map(|watch| watch.id) {
             if self.watch(known).is_some_and(|watch| watch.group.id() == group.id()) {
                 return;
             }
@@ -332,7 +333,7 @@ impl Reactor {
             group,
             limit: Limit::Max,
             mode: Mode::None,
-            mode_reason: String::new(),
+            mode_reason: Cow::Borrowed(""),
             unlimited: false,
             covered: false,
             members: Vec::new(),
@@ -352,7 +353,6 @@ impl Reactor {
             },
             inotify: Vec::new(),
         };
-        self.discovery.by_path.insert(path, id);
         self.watches[slot as usize] = Some(Box::new(watch));
         self.watch_files(id);
         self.arm(id);
@@ -362,6 +362,11 @@ impl Reactor {
     fn shared(&self, settings: Settings) -> Rc<Settings> {
         let mut known = self.watches.iter().flatten().map(|watch| &watch.settings);
         known.find(|known| ***known == settings).cloned().unwrap_or_else(|| Rc::new(settings))
+    }
+
+    /// The watch on the group at this path. They are few, and asked for when one comes or goes.
+    fn at(&self, path: &Path) -> Option<&Watch> {
+        self.watches.iter().flatten().map(Box::as_ref).find(|watch| watch.found.path == path)
     }
 
     fn free_slot(&mut self) -> u32 {
@@ -456,7 +461,7 @@ impl Reactor {
         }
         self.drop_psi(id);
         if let Some(watch) = self.watch_mut(id) {
-            watch.mode_reason = "no PSI trigger: its PSI was switched off".to_owned();
+            watch.mode_reason = "no PSI trigger: its PSI was switched off".into();
             warn!("{:?}: its PSI was switched off (cgroup.pressure)", watch.name());
         }
         self.relimit(id);
@@ -468,7 +473,7 @@ impl Reactor {
             return;
         }
         if let Err(error) = watch.arm_psi() {
-            watch.mode_reason = format!("no PSI trigger: {error}");
+            watch.mode_reason = format!("no PSI trigger: {error}").into();
             return;
         }
         let Some(fd) = watch.psi.as_ref().map(|armed| armed.fd.as_raw_fd()) else { return };
@@ -500,7 +505,7 @@ impl Reactor {
 
     fn tell_armed(&self, id: WatchId) {
         let Some(watch) = self.watch(id) else { return };
-        let reason = match watch.mode_reason.as_str() {
+        let reason = match watch.mode_reason.as_ref() {
             "" => String::new(),
             reason => format!(" ({reason})"),
         };
@@ -543,7 +548,6 @@ impl Reactor {
             self.discovery.files.remove(wd);
             let _ = self.inotify.rm_watch(*wd);
         }
-        self.discovery.by_path.remove(&watch.found.path);
         self.discovery.containers.release(&watch.found.path);
         let inode = watch.group.id().0;
         if self.state.changed.iter().any(|c| c.inode == inode) {
@@ -642,7 +646,7 @@ impl Reactor {
             }
             let found = watch.found.clone();
             let id = watch.id;
-            let sources = Box::new(self.discovery.sources.clone());
+            let sources = Arc::clone(&self.discovery.sources);
             self.helper.ask(Question::Describe { watch: id, found: Box::new(found), sources });
         }
     }
@@ -681,7 +685,7 @@ impl Reactor {
 
     /// Engines may have come, or moved their data.
     pub(super) fn refresh_sources(&mut self) {
-        self.discovery.sources = sources(&self.roots, &self.config);
+        self.discovery.sources = Arc::new(sources(&self.roots, &self.config));
     }
 
     /// Applies a configuration that was read again; returns how many were armed anew.
@@ -773,8 +777,7 @@ impl Reactor {
     /// Whether the limit that holds for a container is that of a watched slice above it.
     pub(super) fn is_covered(&self, watch: &Watch) -> bool {
         let Some(slice) = &watch.found.parent_slice else { return false };
-        let above = self.discovery.by_path.get(slice).and_then(|id| self.watch(*id));
-        above.is_some_and(|above| match (watch.limit, above.limit) {
+        self.at(slice).is_some_and(|above| match (watch.limit, above.limit) {
             (Limit::At(own), Limit::At(slice)) => own >= slice,
             (Limit::Max, _) => true,
             (Limit::At(_), Limit::Max) => false,

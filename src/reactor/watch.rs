@@ -1,6 +1,7 @@
 //! What the reactor keeps of each watched domain: its descriptors, its state machine, where its
 //! tripwire stands and who else moved it. Arming and moving happen here, deciding does not.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -133,7 +134,7 @@ pub struct Watch {
     pub steps: Steps,
     pub mode: Mode,
     /// Why the mode is not `high+psi`.
-    pub mode_reason: String,
+    pub mode_reason: Cow<'static, str>,
     /// Without a limit of its own: a member of the host's domain, stepping.
     pub unlimited: bool,
     /// Its limit is that of a watched slice above it, which is guarded in its place.
