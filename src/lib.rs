@@ -45,17 +45,31 @@
 #[allow(unsafe_code)]
 pub mod sys;
 
+#[forbid(unsafe_code)]
 pub mod act;
+#[forbid(unsafe_code)]
 pub mod cli;
+#[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
 pub mod facts;
+#[forbid(unsafe_code)]
 pub mod host;
+#[forbid(unsafe_code)]
 pub mod ids;
+#[forbid(unsafe_code)]
 pub mod observe;
+#[forbid(unsafe_code)]
 pub mod parse;
+#[forbid(unsafe_code)]
 pub mod policy;
+#[forbid(unsafe_code)]
 pub mod reactor;
+#[forbid(unsafe_code)]
 pub mod report;
+#[forbid(unsafe_code)]
 pub mod roots;
+#[forbid(unsafe_code)]
 pub mod runtime;
+#[forbid(unsafe_code)]
 pub mod units;

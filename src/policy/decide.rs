@@ -548,28 +548,43 @@ impl Screen {
         restrain(case, verdict)
     }
 
-    /// Under `scope = "user"` only the notebooks of the uid stay that holds the most.
+    /// Under `scope = "user"` only the notebooks of the uid stay that presses: whose notebooks
+    /// grew the most since the warning look, or where nobody's did, hold the most.
     fn narrow_to_user(&mut self, case: &Case<'_>, ranking: &mut Ranking) {
         if case.settings.scope != Scope::User {
             return;
         }
         let workloads = case.forest.workloads();
-        self.users.clear();
-        for row in ranking.rows() {
-            let uid = workloads[row.workload as usize].uid;
-            match self.users.iter_mut().find(|(known, _)| *known == uid) {
-                Some((_, sum)) => *sum = sum.plus(row.held.least),
-                None => self.users.push((uid, row.held.least)),
-            }
-        }
-        let presses = self.users.iter().max_by_key(|(uid, sum)| (*sum, Reverse(*uid)));
-        let Some(presses) = presses.map(|(uid, _)| *uid) else { return };
+        let noise = case.scale.total.times(GROWTH_NOISE);
+        let grew = |row: &Row| case.baseline.map_or(Bytes::ZERO, |base| base.rss_growth(row));
+        let by_growth =
+            self.largest_user(workloads, ranking, grew).filter(|(_, sum)| *sum >= noise);
+        let presses = by_growth.or_else(|| self.largest_user(workloads, ranking, |r| r.held.least));
+        let Some((presses, _)) = presses else { return };
         for (number, workload) in workloads.iter().enumerate() {
             if workload.uid != presses && self.exclusions[number].is_none() {
                 self.exclusions[number] = Some(Exclusion::OtherUser);
                 ranking.exclude(number as u32);
             }
         }
+    }
+
+    /// The uid whose notebooks have the largest sum of something, and that sum.
+    fn largest_user(
+        &mut self,
+        workloads: &[Workload],
+        ranking: &Ranking,
+        of: impl Fn(&Row) -> Bytes,
+    ) -> Option<(u32, Bytes)> {
+        self.users.clear();
+        for row in ranking.rows() {
+            let uid = workloads[row.workload as usize].uid;
+            match self.users.iter_mut().find(|(known, _)| *known == uid) {
+                Some((_, sum)) => *sum = sum.plus(of(row)),
+                None => self.users.push((uid, of(row))),
+            }
+        }
+        self.users.iter().copied().max_by_key(|(uid, sum)| (*sum, Reverse(*uid)))
     }
 
     /// The policy's order.
@@ -657,6 +672,13 @@ impl Screen {
         ranking: &Ranking,
         first: &Row,
     ) -> Option<HoldReason> {
+        // A server that is larger than every notebook and grew while they did not: ending one of
+        // them would buy a moment, with somebody's work.
+        let server_grew = ranking.servers().middle() > first.held.middle()
+            && self.pressed(case, ranking) == Some(false);
+        if server_grew {
+            return Some(HoldReason::MemoryInNoWorkload);
+        }
         let nowhere = in_no_process(case, ranking);
         let unattributed = ranking.unattributed().middle().plus(nowhere);
         let excluded = self.excluded_bytes(ranking);
@@ -1197,6 +1219,14 @@ mod tests {
         Scene::new(820, [20, 20, 20]).holds(HoldReason::BelowMinShare);
     }
 
+    #[test]
+    fn g_a_server_that_grows_costs_no_notebook() {
+        let scene = || Scene::new(700, [20, 140, 20]);
+        scene().warned_at(&[(SERVER, 600)]).holds(HoldReason::MemoryInNoWorkload);
+        scene().warned_at(&[(30, 60)]).kills(30, KillWhy::Largest);
+        scene().kills(30, KillWhy::Largest);
+    }
+
     fn back_off_20(view: &View<'_>) -> Option<Exclusion> {
         (view.workload.root.pid == 20).then_some(Exclusion::Backoff)
     }
@@ -1342,6 +1372,16 @@ mod tests {
         user.decide();
         assert_eq!(user.screen.exclusion(0), Some(Exclusion::OtherUser));
         scene(Scope::User).kills(30, KillWhy::Largest);
+    }
+
+    #[test]
+    fn t_a_user_who_holds_the_most_and_does_not_grow_does_not_press() {
+        let mut scene = Scene::new(50, [500, 230, 100]);
+        for pid in [30, 40] {
+            scene.world.id(pid).uid = 1001;
+        }
+        scene.settings.scope = Scope::User;
+        scene.warned_at(&[(30, 150)]).kills(30, KillWhy::Largest);
     }
 
     #[test]

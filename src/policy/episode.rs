@@ -99,8 +99,10 @@ impl Wake {
 pub struct Looked {
     /// The gate of `policy::decide` lets an episode open.
     pub passed: bool,
-    /// What cannot be reclaimed is far enough below the warning step to put the tripwire there.
+    /// Usage is far enough below the warning step to put the tripwire there.
     pub below_warning: bool,
+    /// Usage may be higher, but what cannot be reclaimed is that low.
+    pub mostly_cache: bool,
     /// … far enough below the threshold to put a lifted tripwire back.
     pub below_threshold: bool,
     /// Usage is so near the limit that waiting for anything risks the kernel's OOM killer.
@@ -456,6 +458,10 @@ impl Machine {
                 }
             }
             State::Cooling { until } => {
+                // After a kill cache is given up for the warning step, once. Whenever only cache
+                // stands above it would be for ever: the readers would fill it again.
+                let below_warning = looked.below_warning || looked.mostly_cache;
+                let looked = Looked { below_warning, ..looked };
                 if now >= until {
                     self.calm(looked, out);
                 } else {
@@ -733,12 +739,18 @@ mod tests {
     const CALM: Looked = Looked {
         passed: false,
         below_warning: true,
+        mostly_cache: true,
         below_threshold: true,
         critical: false,
         rose: false,
     };
-    const HELD: Looked =
-        Looked { below_warning: false, below_threshold: false, rose: true, ..CALM };
+    const HELD: Looked = Looked {
+        below_warning: false,
+        mostly_cache: false,
+        below_threshold: false,
+        rose: true,
+        ..CALM
+    };
     const OVER: Looked = Looked { passed: true, ..HELD };
 
     /// A machine, its clock, and what it asked for last.
@@ -849,6 +861,22 @@ mod tests {
                 Effect::Rank { last: false, gate_passed: true }
             ]
         );
+    }
+
+    #[test]
+    fn cache_above_the_warning_step_does_not_make_the_tripwire_go_up_and_down() {
+        let cache = Looked { mostly_cache: true, ..HELD };
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(cache);
+        while b.machine.state_name() == "pressed" {
+            b.timer();
+            let moved = b.look(Looked { rose: false, ..cache });
+            assert_eq!(moved, [], "the tripwire stays at the threshold");
+        }
+        let mut b = Bench::killing(TRAITS);
+        b.give(Input::Dead { trackers_left: false });
+        assert_eq!(b.look(cache), [Effect::Tripwire(Step::Warning)], "after a kill, once");
     }
 
     #[test]

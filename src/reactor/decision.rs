@@ -6,7 +6,7 @@ use ::log::warn;
 
 use super::Reactor;
 use super::helper::{Asker, Question};
-use super::watch::Wanted;
+use super::watch::{Kind, Wanted};
 use crate::act::kill::{Spare, Target};
 use crate::config::{Gate as GateForm, Settings};
 use crate::facts::{Field, Figures, Limit, Proc, Why};
@@ -125,10 +125,13 @@ impl Reactor {
         let oom_kills = events.oom_kill.saturating_sub(watch.seen.oom_kill);
         watch.seen = events;
         watch.domain.last = Some((now, figures));
-        let held = figures.unreclaimable().plus(total.times(DISTANCE));
+        let low = |bytes: Bytes| {
+            bytes.plus(total.times(DISTANCE)) <= watch.steps.warning && !gate.is_passed()
+        };
         let looked = Looked {
             passed: gate.is_passed(),
-            below_warning: held <= watch.steps.warning && !gate.is_passed(),
+            below_warning: low(figures.usage),
+            mostly_cache: low(figures.unreclaimable()),
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: figures.usage.plus(total.times(CRITICAL)) >= total,
             rose,
@@ -229,7 +232,8 @@ impl Reactor {
         self.scratch.slots.clear();
         let slots = match who {
             Some(id) => match self.watches.get(id.slot as usize).and_then(Option::as_ref) {
-                Some(watch) => &watch.members,
+                Some(watch) if watch.kind == Kind::Slice => &watch.members,
+                Some(_) => return self.scratch.slots.push(id.slot),
                 None => return,
             },
             None => &self.host.members,
@@ -360,7 +364,7 @@ impl Reactor {
             settings,
             scale,
             gate,
-            baseline: domain.baseline.as_ref(),
+            baseline: domain.baseline.as_deref(),
             paused: false,
             late,
         };

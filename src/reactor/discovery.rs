@@ -16,7 +16,7 @@ use super::Reactor;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
-use crate::config::{Config, ContainerFacts, Settings};
+use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
@@ -308,7 +308,7 @@ impl Reactor {
             warn!("{}: too many containers, not guarded, skipped", path.display());
             return;
         }
-        let protection = self.config.protection_for(&facts);
+        let protection = self.shared_protection(self.config.protection_for(&facts));
         let slot = self.free_slot();
         let id = WatchId { slot, generation: self.generations[slot as usize] };
         let unit = unit_of(&path, self.has_systemd);
@@ -351,7 +351,7 @@ impl Reactor {
                 overwritten: 0,
                 overwritten_since: Moment(0),
             },
-            inotify: Vec::new(),
+            inotify: [None; 2],
         };
         self.watches[slot as usize] = Some(Box::new(watch));
         self.watch_files(id);
@@ -367,6 +367,11 @@ impl Reactor {
     /// The watch on the group at this path. They are few, and asked for when one comes or goes.
     fn at(&self, path: &Path) -> Option<&Watch> {
         self.watches.iter().flatten().map(Box::as_ref).find(|watch| watch.found.path == path)
+    }
+
+    fn shared_protection(&self, protection: Protection) -> Rc<Protection> {
+        let mut known = self.watches.iter().flatten().map(|watch| &watch.protection);
+        known.find(|known| ***known == protection).cloned().unwrap_or_else(|| Rc::new(protection))
     }
 
     fn free_slot(&mut self) -> u32 {
@@ -386,12 +391,12 @@ impl Reactor {
             Version::V2 => &[("memory.high", File::High), ("memory.max", File::Max)],
             Version::V1 => &[("memory.limit_in_bytes", File::Max)],
         };
-        let mut placed = Vec::with_capacity(names.len());
-        for (name, file) in names {
+        let mut placed = [None; 2];
+        for ((name, file), place) in names.iter().zip(&mut placed) {
             match self.inotify.add_watch(&dir.join(name), AddWatchFlags::IN_MODIFY) {
                 Ok(wd) => {
                     self.discovery.files.insert(wd, (id, *file));
-                    placed.push(wd);
+                    *place = Some(wd);
                 }
                 Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
             }
@@ -505,6 +510,9 @@ impl Reactor {
 
     fn tell_armed(&self, id: WatchId) {
         let Some(watch) = self.watch(id) else { return };
+        if watch.limit == Limit::Max && !watch.high.started {
+            return;
+        }
         let reason = match watch.mode_reason.as_ref() {
             "" => String::new(),
             reason => format!(" ({reason})"),
@@ -544,7 +552,7 @@ impl Reactor {
             self.deregister(fd.as_raw_fd());
         }
         self.close(fds);
-        for wd in &watch.inotify {
+        for wd in watch.inotify.iter().flatten() {
             self.discovery.files.remove(wd);
             let _ = self.inotify.rm_watch(*wd);
         }
@@ -576,7 +584,6 @@ impl Reactor {
             if watch.kind == Kind::Slice {
                 continue;
             }
-            let own = [slot].to_vec();
             let parent = slices.iter().find(|(_, path, _)| watch.found.path.starts_with(path));
             if let Some((slice, _, unlimited)) = parent {
                 members.entry(*slice).or_default().push(slot);
@@ -584,11 +591,10 @@ impl Reactor {
                     of_host.push(slot);
                 }
             }
-            if watch.unlimited && !watch.covered {
+            if watch.unlimited && !watch.covered && watch.high.started {
                 of_host.push(slot);
                 stepping.push(slot);
             }
-            watch.members = own;
         }
         for (slice, _, unlimited) in &slices {
             let slots = members.remove(slice).unwrap_or_default();
@@ -655,7 +661,7 @@ impl Reactor {
     pub(super) fn on_described(&mut self, id: WatchId, container: Container) {
         let facts = facts_of(&container);
         let settings = self.config.settings_for(&facts);
-        let protection = self.config.protection_for(&facts);
+        let protection = self.shared_protection(self.config.protection_for(&facts));
         let now = self.now();
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
@@ -674,6 +680,10 @@ impl Reactor {
         }
         if starts {
             self.tell_systemd(id);
+            if self.watch(id).is_some_and(|watch| watch.limit == Limit::Max) {
+                self.relimit(id);
+                self.tell_armed(id);
+            }
         }
         if settings.ignore {
             self.put_back(id);
@@ -696,7 +706,7 @@ impl Reactor {
             let Some(watch) = self.watch(id) else { continue };
             let facts = facts_of(&watch.container);
             let settings = self.config.settings_for(&facts);
-            let protection = self.config.protection_for(&facts);
+            let protection = self.shared_protection(self.config.protection_for(&facts));
             let skipped = settings.ignore || self.is_skipped(&watch.found.path);
             if skipped {
                 self.put_back(id);
@@ -755,9 +765,15 @@ impl Reactor {
         match watch.group.limit(&mut self.buffer) {
             Ok(limit) if limit == watch.limit => {}
             Ok(limit) => {
-                info!("{:?}: the limit is now {limit}", watch.name());
+                let first = watch.limit == Limit::Max && !watch.high.started;
+                if !first {
+                    info!("{:?}: the limit is now {limit}", watch.name());
+                }
                 self.relimit(id);
                 self.relimit_below(id);
+                if first {
+                    self.tell_armed(id);
+                }
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),
             Err(error) => warn!("{error}, skipped"),

@@ -12,7 +12,6 @@ use super::decision::keep_pss;
 use super::helper::{Answer, Asker};
 use super::token::For;
 use super::watch::Episode;
-use crate::facts::Events;
 use crate::ids::{EpisodeId, WatchId};
 use crate::policy::decide::{HoldReason, Verdict};
 use crate::policy::episode::{Decision, Effect, Input, Outcome, Wake};
@@ -259,36 +258,24 @@ impl Reactor {
         };
         let Some(watch) = self.watches[slot].as_ref() else { return };
         let unlimited = watch.unlimited && watch.high.ours.is_some();
-        let is_idle = watch.domain.machine.deadline().is_none();
-        if unlimited {
-            if let Some(watch) = self.watches[slot].as_mut() {
-                watch.seen = events;
+        let kills = events.oom_kill.saturating_sub(seen.oom_kill);
+        if kills > 0 {
+            if let Some(watch) = self.watch_mut(id) {
+                watch.seen.oom_kill = events.oom_kill;
             }
-            self.note_oom_kills(id, seen, events);
-            if events.high > seen.high {
-                self.step_host(Some(slot));
-            }
-            return;
+            self.on_kernel_oom(id, kills);
         }
-        if events.high > seen.high {
-            self.drive(Some(id), Input::Wake(Wake::High));
-        } else if events.max > seen.max {
-            self.drive(Some(id), Input::Wake(Wake::Max));
-        } else if events.oom_kill > seen.oom_kill {
+        if unlimited {
             if let Some(watch) = self.watch_mut(id) {
                 watch.seen = events;
             }
-            self.note_oom_kills(id, seen, events);
-            if is_idle {
-                self.drive(Some(id), Input::Wake(Wake::Asked));
+            if events.high > seen.high {
+                self.step_host(Some(slot));
             }
-        }
-    }
-
-    fn note_oom_kills(&mut self, id: WatchId, seen: Events, events: Events) {
-        let count = events.oom_kill.saturating_sub(seen.oom_kill);
-        if count > 0 {
-            self.on_kernel_oom(id, count);
+        } else if events.high > seen.high {
+            self.drive(Some(id), Input::Wake(Wake::High));
+        } else if events.max > seen.max {
+            self.drive(Some(id), Input::Wake(Wake::Max));
         }
     }
 

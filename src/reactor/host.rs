@@ -243,6 +243,7 @@ impl Reactor {
             passed,
             // The host has one step: granted, or lifted.
             below_warning: false,
+            mostly_cache: false,
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: memory.available <= memory.total.times(CRITICAL),
             rose: false,

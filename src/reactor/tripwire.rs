@@ -42,7 +42,10 @@ impl Reactor {
         let touches = settings.tripwire && !settings.dry_run && !v1 && !covered;
         let tripwire = touches && foreign.is_none() && !watch.unlimited;
         let has_psi = watch.psi.is_some();
-        let steps_along = watch.unlimited && touches && stepping && !dry_run;
+        // The engine writes the limit after it makes the group: one that is only being started may
+        // get one yet.
+        let started = watch.high.started;
+        let steps_along = watch.unlimited && started && touches && stepping && !dry_run;
         watch.mode = match (v1, has_psi) {
             _ if covered => Mode::None,
             (true, _) => Mode::V1Threshold,
@@ -202,6 +205,12 @@ impl Reactor {
             return;
         }
         let name = watch.name().to_owned();
+        if !watch.high.started && found > ours {
+            // The engine at its work; it does not mean us.
+            watch.high.ours = Some(found);
+            self.set_high(id, ours);
+            return;
+        }
         if now.since(watch.high.overwritten_since) > OVERWRITES_IN {
             watch.high.overwritten = 0;
             watch.high.overwritten_since = now;

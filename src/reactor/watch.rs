@@ -80,7 +80,7 @@ pub struct Domain {
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
     /// What everybody held at the warning look: who has grown since is told by it.
-    pub baseline: Option<Baseline>,
+    pub baseline: Option<Box<Baseline>>,
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
     /// What the helper is to be asked for.
@@ -128,7 +128,7 @@ pub struct Watch {
     pub found: Found,
     pub container: Container,
     pub settings: Rc<Settings>,
-    pub protection: Protection,
+    pub protection: Rc<Protection>,
     pub group: Group,
     pub limit: Limit,
     pub steps: Steps,
@@ -139,7 +139,7 @@ pub struct Watch {
     pub unlimited: bool,
     /// Its limit is that of a watched slice above it, which is guarded in its place.
     pub covered: bool,
-    /// Slots of the containers whose processes this domain ranks.
+    /// Of a slice: slots of the containers whose processes it ranks. A container ranks its own.
     pub members: Vec<u32>,
     /// `memory.events` is registered with the loop.
     pub listening: bool,
@@ -148,7 +148,7 @@ pub struct Watch {
     pub v1_events: Vec<OwnedFd>,
     pub high: High,
     /// Its directory, as the inotify watches know it.
-    pub inotify: Vec<nix::sys::inotify::WatchDescriptor>,
+    pub inotify: [Option<nix::sys::inotify::WatchDescriptor>; 2],
 }
 
 /// Who put what into `memory.high`.

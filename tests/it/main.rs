@@ -1,8 +1,8 @@
 //! The one integration binary: what no unit can show for itself.
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `cli`
-//! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs the daemon against containers of this
-//! machine (`ground`), with stand-ins in them (`notebooks`).
+//! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
+//! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`).
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
