@@ -30,7 +30,6 @@ const LIST_MAX: u64 = 2 << 20;
 /// What is known of a container. Texts are bounded and clean; they are not escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Container {
-    pub id: String,
     pub engine: Engine,
     /// The short id where it is not known.
     pub name: String,
@@ -58,7 +57,6 @@ impl Container {
     /// A slice that containers were put into: it has a name and no engine.
     pub fn of_slice(name: &str) -> Container {
         Container {
-            id: name.to_string(),
             engine: Engine::Docker,
             name: engine_json::clean(name, engine_json::NAME_MAX),
             named: true,
@@ -160,7 +158,6 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     env.retain(asked_for);
     env.shrink_to_fit();
     Container {
-        id: found.id.clone(),
         engine: found.engine,
         complete: hopeless || (about.name.is_some() && told && all_labels),
         unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),

@@ -298,7 +298,7 @@ impl Reactor {
             }
             self.remove(known, "another group took its place");
         }
-        let facts = facts_of(&container);
+        let facts = facts_of(&found, &container);
         let settings = self.config.settings_for(&facts);
         if settings.ignore {
             debug!("{:?}: a rule or label says to ignore it", container.name);
@@ -659,7 +659,8 @@ impl Reactor {
 
     /// The helper has read a container's description again.
     pub(super) fn on_described(&mut self, id: WatchId, container: Container) {
-        let facts = facts_of(&container);
+        let Some(watch) = self.watch(id) else { return };
+        let facts = facts_of(&watch.found, &container);
         let settings = self.config.settings_for(&facts);
         let protection = self.shared_protection(self.config.protection_for(&facts));
         let now = self.now();
@@ -704,7 +705,7 @@ impl Reactor {
         let mut rearmed = 0;
         for id in ids {
             let Some(watch) = self.watch(id) else { continue };
-            let facts = facts_of(&watch.container);
+            let facts = facts_of(&watch.found, &watch.container);
             let settings = self.config.settings_for(&facts);
             let protection = self.shared_protection(self.config.protection_for(&facts));
             let skipped = settings.ignore || self.is_skipped(&watch.found.path);
@@ -801,9 +802,9 @@ impl Reactor {
     }
 }
 
-fn facts_of(container: &Container) -> ContainerFacts<'_> {
+fn facts_of<'a>(found: &'a Found, container: &'a Container) -> ContainerFacts<'a> {
     ContainerFacts {
-        id: &container.id,
+        id: &found.id,
         name: &container.name,
         image: &container.image,
         labels: &container.labels,
