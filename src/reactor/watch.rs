@@ -200,7 +200,7 @@ impl Watch {
     }
 
     pub fn dir(&self) -> PathBuf {
-        self.group.dir().to_path_buf()
+        self.group.dir()
     }
 }
 
