@@ -327,6 +327,11 @@ impl Machine {
         matches!(self.state, State::Lifted { .. })
     }
 
+    /// Whether `memory.events` is to be listened to in this state.
+    pub fn listens(&self) -> bool {
+        !matches!(self.state, State::Silenced { .. } | State::Lifted { .. })
+    }
+
     pub fn has_tripwire(&self) -> bool {
         self.traits.tripwire
     }

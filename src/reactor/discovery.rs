@@ -451,7 +451,9 @@ impl Reactor {
         let covered = self.watch(id).is_some_and(|watch| self.is_covered(watch));
         if !covered {
             self.arm_psi(id);
-            self.listen(id);
+            if self.watch(id).is_some_and(|watch| watch.domain.machine.listens()) {
+                self.listen(id);
+            }
             return;
         }
         self.stop_listening(id);
