@@ -157,12 +157,12 @@ class Guard:
 
 
 def is_daemon(pid):
-    """Not a child that the daemon started: those have it as their parent."""
+    """Not a child that the daemon started: that one's name is another, also when it was orphaned."""
     try:
         status = read_status(f"/proc/{pid}/status")
     except OSError:
         return False
-    return status.get("PPid") == "1" and status.get("State", "Z")[0] not in "ZX"
+    return status.get("Name") == "nbguardd" and status.get("PPid") == "1" and status.get("State", "Z")[0] not in "ZX"
 
 
 def read_status(path):
