@@ -54,7 +54,7 @@ class Parser(unittest.TestCase):
 
     def test_each_letter_of_the_plan_has_a_scenario(self):
         letters = {path.name[0] for path in (HERE / "scenarios").glob("*.toml")}
-        self.assertEqual(letters, set("abcdefghijklmnopqrstu"))
+        self.assertLessEqual(set("abcdefghijklmnopqrstu"), letters)
 
     def test_errors_name_the_file_and_the_key(self):
         cases = {
