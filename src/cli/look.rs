@@ -119,7 +119,7 @@ impl World {
         let group = Group::open(&self.hierarchies, &found.path)?;
         let figures = group.figures(&mut self.buffer)?;
         let facts = ContainerFacts {
-            id: &container.id,
+            id: &found.id,
             name: &container.name,
             image: &container.image,
             labels: &container.labels,

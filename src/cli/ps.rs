@@ -12,6 +12,7 @@ use crate::cli::look::{self, Look, World};
 use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
 use crate::cli::{files, incidents};
 use crate::host::container::{Container, short_id};
+use crate::host::discover::Found;
 use crate::roots::Roots;
 
 #[derive(Args, Debug)]
@@ -37,7 +38,7 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
     let mut looks = Vec::new();
     let mut unread = Vec::new();
     for (found, container) in &containers {
-        if !is_asked(args.container.as_deref(), container) {
+        if !is_asked(args.container.as_deref(), found, container) {
             continue;
         }
         match world.look(found, container, &config) {
@@ -72,9 +73,9 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
     Ok(if unread.is_empty() { Exit::Ok } else { Exit::Wrong })
 }
 
-pub fn is_asked(asked: Option<&str>, container: &Container) -> bool {
+pub fn is_asked(asked: Option<&str>, found: &Found, container: &Container) -> bool {
     asked.is_none_or(|asked| {
-        container.name == asked || (asked.len() >= 4 && container.id.starts_with(asked))
+        container.name == asked || (asked.len() >= 4 && found.id.starts_with(asked))
     })
 }
 

@@ -30,7 +30,6 @@ const LIST_MAX: u64 = 2 << 20;
 /// What is known of a container. Texts are bounded and clean; they are not escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Container {
-    pub id: String,
     pub engine: Engine,
     /// The short id where it is not known.
     pub name: String,
@@ -58,7 +57,6 @@ impl Container {
     /// A slice that containers were put into: it has a name and no engine.
     pub fn of_slice(name: &str) -> Container {
         Container {
-            id: name.to_string(),
             engine: Engine::Docker,
             name: engine_json::clean(name, engine_json::NAME_MAX),
             named: true,
@@ -151,18 +149,23 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     // Nobody whom we believe tells the pid of these.
     let told = pid1.is_some() || user.is_some();
     // Podman's labels come through its socket only.
-    let labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
+    let all_labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
     let hopeless = matches!(unknown, Some(Unknown::Nested | Unknown::NoHome { .. }));
+    // Collected in place, the few that were asked for would keep the room of all.
+    let asked_for = |(key, _): &(String, String)| sources.variables.contains(key);
+    let (mut labels, mut env) = (about.labels, about.env);
+    labels.shrink_to_fit();
+    env.retain(asked_for);
+    env.shrink_to_fit();
     Container {
-        id: found.id.clone(),
         engine: found.engine,
-        complete: hopeless || (about.name.is_some() && told && labels),
+        complete: hopeless || (about.name.is_some() && told && all_labels),
         unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),
         named: about.name.is_some(),
         name: about.name.unwrap_or_else(|| short_id(&found.id).to_string()),
         image: about.image.unwrap_or_default(),
-        labels: about.labels,
-        env: about.env.into_iter().filter(|(key, _)| sources.variables.contains(key)).collect(),
+        labels,
+        env,
         pid1,
         sandbox: about.sandbox,
     }

@@ -33,7 +33,7 @@ pub fn cgroup_of(pid: u32) -> Option<ProcCgroup> {
 pub fn usage_and_limit(group: &Group) -> Option<(Bytes, Limit)> {
     let v2 = group.version() == Version::V2;
     let current = if v2 { "memory.current" } else { "memory.usage_in_bytes" };
-    let memory = MemController::new(group.dir().to_path_buf(), PathBuf::new(), v2).memory_stat();
+    let memory = MemController::new(group.dir(), PathBuf::new(), v2).memory_stat();
     // Asked after the figures: if the file is there now, it was there when they were read.
     if !group.dir().join(current).exists() {
         return None;

@@ -5,14 +5,15 @@
 //! v2 has everything in one directory. On a hybrid host memory is in v1's, pressure and the
 //! freezer in the v2 directory of the same path.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlink};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::write;
 
@@ -102,8 +103,6 @@ pub enum Version {
 pub struct Group {
     version: Version,
     id: CgroupId,
-    /// The directory of the memory side, for messages and for reopening.
-    dir: PathBuf,
     /// Directories between it and the root of the mount.
     depth: usize,
     memory: OwnedFd,
@@ -156,7 +155,6 @@ impl Group {
             unified,
             swap,
             host_swap: hierarchies.host_swap,
-            dir,
             memory,
         })
     }
@@ -169,9 +167,15 @@ impl Group {
         self.version
     }
 
-    /// The directory of the memory side.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// The directory of the memory side, for messages and for reopening: asked of the kernel, for
+    /// a hundred paths that are hardly ever needed are 10 KiB.
+    pub fn dir(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.memory.as_raw_fd());
+        let Ok(dir) = readlink(Path::new(&link)) else { return PathBuf::from(link) };
+        match dir.as_bytes().strip_suffix(b" (deleted)") {
+            Some(dir) => PathBuf::from(OsStr::from_bytes(dir)),
+            None => PathBuf::from(dir),
+        }
     }
 
     /// The directory of the memory side, for whoever writes to it.
@@ -361,9 +365,9 @@ impl Group {
         buffer: &mut Buffer,
     ) -> Result<PidCount, Error> {
         members(self.memory.as_fd(), container, out, buffer).map_err(|error| match error {
-            members::Error::Read(Errno::EOPNOTSUPP) => Error::Threaded { path: self.dir.clone() },
-            members::Error::Read(errno) => failed(&self.dir, "cgroup.procs", errno),
-            members::Error::Parse(error) => Error::Parse { path: self.dir.clone(), error },
+            members::Error::Read(Errno::EOPNOTSUPP) => Error::Threaded { path: self.dir() },
+            members::Error::Read(errno) => failed(&self.dir(), "cgroup.procs", errno),
+            members::Error::Parse(error) => Error::Parse { path: self.dir(), error },
         })
     }
 
@@ -447,7 +451,7 @@ impl Group {
         buffer: &mut Buffer,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, Error> {
-        let text = buffer.read_again(file.as_fd()).map_err(|e| failed_at(&self.dir, name, e))?;
+        let text = buffer.read_again(file.as_fd()).map_err(|e| failed_at(&self.dir(), name, e))?;
         parse(text).map_err(|error| self.broken(name, error))
     }
 
@@ -460,12 +464,12 @@ impl Group {
     ) -> Result<T, Error> {
         match buffer.read_record(self.memory.as_fd(), name) {
             Ok(text) => parse(text).map_err(|error| self.broken(name, error)),
-            Err(errno) => Err(failed_at(&self.dir, name, errno)),
+            Err(errno) => Err(failed_at(&self.dir(), name, errno)),
         }
     }
 
     fn broken(&self, name: &'static CStr, error: ParseError) -> Error {
-        Error::Parse { path: self.dir.clone(), error: ParseError { file: text(name), ..error } }
+        Error::Parse { path: self.dir(), error: ParseError { file: text(name), ..error } }
     }
 }
 

@@ -88,6 +88,12 @@ pub struct Marks {
 /// environment (rule 5 of the recognition).
 #[derive(Default)]
 pub struct Identities {
+    /// `None` until the first reading: most containers are never looked at.
+    known: Option<Box<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
     entries: HashMap<ProcKey, Entry>,
     marks: HashSet<Arc<Marks>>,
     turn: u32,
@@ -115,22 +121,26 @@ pub enum Wanted {
 
 impl Identities {
     pub fn get(&self, key: ProcKey) -> Option<&Identity> {
-        self.entries.get(&key).map(|entry| &entry.identity)
+        self.entry(key).map(|entry| &entry.identity)
+    }
+
+    fn entry(&self, key: ProcKey) -> Option<&Entry> {
+        self.known.as_ref()?.entries.get(&key)
     }
 
     /// The process that had this pid when it was last read: for telling of the dead only, since
     /// a pid alone identifies nobody.
     pub fn key_of(&self, pid: u32) -> Option<ProcKey> {
-        let of_pid = self.entries.keys().filter(|key| key.pid == pid);
+        let of_pid = self.known.as_ref()?.entries.keys().filter(|key| key.pid == pid);
         of_pid.copied().max_by_key(|key| key.start)
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.known.as_ref().map_or(0, |known| known.entries.len())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// Whether this process is worth a reading at a warning look. Zombies have no argv any more.
@@ -138,7 +148,7 @@ impl Identities {
         if proc.is_zombie() {
             return Wanted::No;
         }
-        match self.entries.get(&proc.key) {
+        match self.entry(proc.key) {
             None => Wanted::New,
             Some(entry) if !entry.identity.settled || entry.identity.comm != proc.comm => {
                 Wanted::Again
@@ -151,7 +161,43 @@ impl Identities {
     ///
     /// A settled kernel stays a kernel whatever it writes over its argv later; otherwise one
     /// `setproctitle` would take a notebook out of the ranking.
-    pub fn insert(&mut self, mut identity: Identity) -> bool {
+    pub fn insert(&mut self, identity: Identity) -> bool {
+        self.known.get_or_insert_default().insert(identity)
+    }
+
+    /// The root of the workload this process was placed in before.
+    pub fn owner(&self, key: ProcKey) -> Option<ProcKey> {
+        self.entry(key).and_then(|entry| entry.owner)
+    }
+
+    /// Remembers that a process was placed below `root`. Only where its identity is known.
+    pub(crate) fn remember(&mut self, key: ProcKey, root: ProcKey) {
+        let entry = self.known.as_mut().and_then(|known| known.entries.get_mut(&key));
+        if let Some(entry) = entry {
+            entry.owner = Some(root);
+        }
+    }
+
+    /// Forgets every process that is not in this scan. Frees; never allocates.
+    pub fn prune(&mut self, procs: &[Proc]) {
+        if let Some(known) = &mut self.known {
+            known.prune(procs);
+        }
+    }
+
+    /// The notebook's path, as its own environment gives it. Untrusted: escape where shown.
+    pub fn notebook(&self, root: ProcKey) -> Option<&str> {
+        self.get(root)?.marks.as_ref()?.session.as_deref()
+    }
+
+    /// The kernel's uuid, as its connection file's name gives it.
+    pub fn kernel_id(&self, root: ProcKey) -> Option<&str> {
+        self.get(root)?.claim.kernel()?.kernel_id.as_deref()
+    }
+}
+
+impl Known {
+    fn insert(&mut self, mut identity: Identity) -> bool {
         if let Some(marks) = identity.marks.take() {
             identity.marks = Some(self.shared(marks));
         }
@@ -181,20 +227,7 @@ impl Identities {
         marks
     }
 
-    /// The root of the workload this process was placed in before.
-    pub fn owner(&self, key: ProcKey) -> Option<ProcKey> {
-        self.entries.get(&key).and_then(|entry| entry.owner)
-    }
-
-    /// Remembers that a process was placed below `root`. Only where its identity is known.
-    pub(crate) fn remember(&mut self, key: ProcKey, root: ProcKey) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.owner = Some(root);
-        }
-    }
-
-    /// Forgets every process that is not in this scan. Frees; never allocates.
-    pub fn prune(&mut self, procs: &[Proc]) {
+    fn prune(&mut self, procs: &[Proc]) {
         self.turn = self.turn.wrapping_add(1);
         let turn = self.turn;
         for proc in procs {
@@ -204,15 +237,5 @@ impl Identities {
         }
         self.entries.retain(|_, entry| entry.turn == turn);
         self.marks.retain(|marks| Arc::strong_count(marks) > 1);
-    }
-
-    /// The notebook's path, as its own environment gives it. Untrusted: escape where shown.
-    pub fn notebook(&self, root: ProcKey) -> Option<&str> {
-        self.get(root)?.marks.as_ref()?.session.as_deref()
-    }
-
-    /// The kernel's uuid, as its connection file's name gives it.
-    pub fn kernel_id(&self, root: ProcKey) -> Option<&str> {
-        self.get(root)?.claim.kernel()?.kernel_id.as_deref()
     }
 }

@@ -6,7 +6,7 @@ use ::log::warn;
 
 use super::Reactor;
 use super::helper::{Asker, Question};
-use super::watch::Wanted;
+use super::watch::{Kind, Wanted};
 use crate::act::kill::{Spare, Target};
 use crate::config::{Gate as GateForm, Settings};
 use crate::facts::{Field, Figures, Limit, Proc, Why};
@@ -250,7 +250,8 @@ impl Reactor {
         self.scratch.slots.clear();
         let slots = match who {
             Some(id) => match self.watches.get(id.slot as usize).and_then(Option::as_ref) {
-                Some(watch) => &watch.members,
+                Some(watch) if watch.kind == Kind::Slice => &watch.members,
+                Some(_) => return self.scratch.slots.push(id.slot),
                 None => return,
             },
             None => &self.host.members,
@@ -383,7 +384,7 @@ impl Reactor {
             settings,
             scale,
             gate,
-            baseline: domain.baseline.as_ref(),
+            baseline: domain.baseline.as_deref(),
             paused: false,
             late,
         };

@@ -1,9 +1,11 @@
 //! Which containers are watched: found at the start and by inotify on their parents, let go when
 //! their trigger's error or inotify says that they are gone, counted again after an overflow.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ::log::{debug, info, warn};
 use mio::Interest;
@@ -14,7 +16,7 @@ use super::Reactor;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
-use crate::config::{Config, ContainerFacts, Settings};
+use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
@@ -45,9 +47,9 @@ pub(super) struct Discovery {
     /// Limit files of covered containers, by the file's path.
     covered: Watches<WatchDescriptor>,
     files: HashMap<WatchDescriptor, (WatchId, File)>,
-    by_path: HashMap<PathBuf, WatchId>,
     containers: Quota,
-    sources: Sources,
+    /// The helper has questions by the hundred in its queue when many containers come at once.
+    sources: Arc<Sources>,
     /// Rescans that inotify's overflow made necessary.
     pub overflows: u64,
     /// Armed in this walk, and not looked at yet.
@@ -64,9 +66,8 @@ impl Discovery {
             directories: Watches::default(),
             covered: Watches::default(),
             files: HashMap::new(),
-            by_path: HashMap::new(),
             containers: Quota::for_containers(),
-            sources: sources(roots, config),
+            sources: Arc::new(sources(roots, config)),
             overflows: 0,
             fresh: Vec::new(),
             skipped: 0,
@@ -299,13 +300,13 @@ impl Reactor {
                 return;
             }
         };
-        if let Some(known) = self.discovery.by_path.get(&path).copied() {
+        if let Some(known) = self.at(&path).map(|watch| watch.id) {
             if self.watch(known).is_some_and(|watch| watch.group.id() == group.id()) {
                 return;
             }
             self.remove(known, "another group took its place");
         }
-        let facts = facts_of(&container);
+        let facts = facts_of(&found, &container);
         let settings = self.config.settings_for(&facts);
         if settings.ignore {
             debug!("{:?}: a rule or label says to ignore it", container.name);
@@ -315,7 +316,7 @@ impl Reactor {
             warn!("{}: too many containers, not guarded, skipped", path.display());
             return;
         }
-        let protection = self.config.protection_for(&facts);
+        let protection = self.shared_protection(self.config.protection_for(&facts));
         let slot = self.free_slot();
         let id = WatchId { slot, generation: self.generations[slot as usize] };
         let unit = unit_of(&path, self.has_systemd);
@@ -341,7 +342,7 @@ impl Reactor {
             group,
             limit: Limit::Max,
             mode: Mode::None,
-            mode_reason: String::new(),
+            mode_reason: Cow::Borrowed(""),
             unlimited: false,
             covered: false,
             members: Vec::new(),
@@ -361,9 +362,8 @@ impl Reactor {
                 overwritten: 0,
                 overwritten_since: Moment(0),
             },
-            inotify: Vec::new(),
+            inotify: [None; 2],
         };
-        self.discovery.by_path.insert(path, id);
         self.watches[slot as usize] = Some(Box::new(watch));
         self.watch_files(id);
         self.arm(id);
@@ -373,6 +373,16 @@ impl Reactor {
     fn shared(&self, settings: Settings) -> Rc<Settings> {
         let mut known = self.watches.iter().flatten().map(|watch| &watch.settings);
         known.find(|known| ***known == settings).cloned().unwrap_or_else(|| Rc::new(settings))
+    }
+
+    /// The watch on the group at this path. They are few, and asked for when one comes or goes.
+    fn at(&self, path: &Path) -> Option<&Watch> {
+        self.watches.iter().flatten().map(Box::as_ref).find(|watch| watch.found.path == path)
+    }
+
+    fn shared_protection(&self, protection: Protection) -> Rc<Protection> {
+        let mut known = self.watches.iter().flatten().map(|watch| &watch.protection);
+        known.find(|known| ***known == protection).cloned().unwrap_or_else(|| Rc::new(protection))
     }
 
     fn free_slot(&mut self) -> u32 {
@@ -392,12 +402,12 @@ impl Reactor {
             Version::V2 => &[("memory.high", File::High), ("memory.max", File::Max)],
             Version::V1 => &[("memory.limit_in_bytes", File::Max)],
         };
-        let mut placed = Vec::with_capacity(names.len());
-        for (name, file) in names {
+        let mut placed = [None; 2];
+        for ((name, file), place) in names.iter().zip(&mut placed) {
             match self.inotify.add_watch(&dir.join(name), AddWatchFlags::IN_MODIFY) {
                 Ok(wd) => {
                     self.discovery.files.insert(wd, (id, *file));
-                    placed.push(wd);
+                    *place = Some(wd);
                 }
                 Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
             }
@@ -467,7 +477,7 @@ impl Reactor {
         }
         self.drop_psi(id);
         if let Some(watch) = self.watch_mut(id) {
-            watch.mode_reason = "no PSI trigger: its PSI was switched off".to_owned();
+            watch.mode_reason = "no PSI trigger: its PSI was switched off".into();
             warn!("{:?}: its PSI was switched off (cgroup.pressure)", watch.name());
         }
         self.relimit(id);
@@ -479,7 +489,7 @@ impl Reactor {
             return;
         }
         if let Err(error) = watch.arm_psi() {
-            watch.mode_reason = format!("no PSI trigger: {error}");
+            watch.mode_reason = format!("no PSI trigger: {error}").into();
             return;
         }
         let Some(fd) = watch.psi.as_ref().map(|armed| armed.fd.as_raw_fd()) else { return };
@@ -514,7 +524,7 @@ impl Reactor {
         if watch.limit == Limit::Max && !watch.high.started {
             return;
         }
-        let reason = match watch.mode_reason.as_str() {
+        let reason = match watch.mode_reason.as_ref() {
             "" => String::new(),
             reason => format!(" ({reason})"),
         };
@@ -561,11 +571,10 @@ impl Reactor {
             self.deregister(fd.as_raw_fd());
         }
         self.close(fds);
-        for wd in &watch.inotify {
+        for wd in watch.inotify.iter().flatten() {
             self.discovery.files.remove(wd);
             let _ = self.inotify.rm_watch(*wd);
         }
-        self.discovery.by_path.remove(&watch.found.path);
         self.discovery.containers.release(&watch.found.path);
         let inode = watch.group.id().0;
         if self.state.changed.iter().any(|c| c.inode == inode) {
@@ -594,7 +603,6 @@ impl Reactor {
             if watch.kind == Kind::Slice {
                 continue;
             }
-            let own = [slot].to_vec();
             let parent = slices.iter().find(|(_, path, _)| watch.found.path.starts_with(path));
             if let Some((slice, _, unlimited)) = parent {
                 members.entry(*slice).or_default().push(slot);
@@ -606,7 +614,6 @@ impl Reactor {
                 of_host.push(slot);
                 stepping.push(slot);
             }
-            watch.members = own;
         }
         for (slice, _, unlimited) in &slices {
             let slots = members.remove(slice).unwrap_or_default();
@@ -659,16 +666,17 @@ impl Reactor {
             let found = watch.found.clone();
             let id = watch.id;
             watch.high.ask_at = now.plus(DESCRIBED_AGAIN * 4);
-            let sources = Box::new(self.discovery.sources.clone());
+            let sources = Arc::clone(&self.discovery.sources);
             self.helper.ask(Question::Describe { watch: id, found: Box::new(found), sources });
         }
     }
 
     /// The helper has read a container's description again.
     pub(super) fn on_described(&mut self, id: WatchId, container: Container) {
-        let facts = facts_of(&container);
+        let Some(watch) = self.watch(id) else { return };
+        let facts = facts_of(&watch.found, &container);
         let settings = self.config.settings_for(&facts);
-        let protection = self.config.protection_for(&facts);
+        let protection = self.shared_protection(self.config.protection_for(&facts));
         let now = self.now();
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
@@ -703,7 +711,7 @@ impl Reactor {
 
     /// Engines may have come, or moved their data.
     pub(super) fn refresh_sources(&mut self) {
-        self.discovery.sources = sources(&self.roots, &self.config);
+        self.discovery.sources = Arc::new(sources(&self.roots, &self.config));
     }
 
     /// Applies a configuration that was read again; returns how many were armed anew.
@@ -712,9 +720,9 @@ impl Reactor {
         let mut rearmed = 0;
         for id in ids {
             let Some(watch) = self.watch(id) else { continue };
-            let facts = facts_of(&watch.container);
+            let facts = facts_of(&watch.found, &watch.container);
             let settings = self.config.settings_for(&facts);
-            let protection = self.config.protection_for(&facts);
+            let protection = self.shared_protection(self.config.protection_for(&facts));
             let skipped = settings.ignore || self.is_skipped(&watch.found.path);
             if skipped {
                 self.put_back(id);
@@ -801,8 +809,7 @@ impl Reactor {
     /// Whether the limit that holds for a container is that of a watched slice above it.
     pub(super) fn is_covered(&self, watch: &Watch) -> bool {
         let Some(slice) = &watch.found.parent_slice else { return false };
-        let above = self.discovery.by_path.get(slice).and_then(|id| self.watch(*id));
-        above.is_some_and(|above| match (watch.limit, above.limit) {
+        self.at(slice).is_some_and(|above| match (watch.limit, above.limit) {
             (Limit::At(own), Limit::At(slice)) => own >= slice,
             (Limit::Max, _) => true,
             (Limit::At(_), Limit::Max) => false,
@@ -810,9 +817,9 @@ impl Reactor {
     }
 }
 
-fn facts_of(container: &Container) -> ContainerFacts<'_> {
+fn facts_of<'a>(found: &'a Found, container: &'a Container) -> ContainerFacts<'a> {
     ContainerFacts {
-        id: &container.id,
+        id: &found.id,
         name: &container.name,
         image: &container.image,
         labels: &container.labels,

@@ -50,7 +50,7 @@ pub enum Question {
     Describe {
         watch: WatchId,
         found: Box<Found>,
-        sources: Box<Sources>,
+        sources: Arc<Sources>,
     },
     /// Whether these small members of a tree that is being ended are trackers.
     Trackers {

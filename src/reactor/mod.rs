@@ -115,7 +115,7 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 /// # Errors
 /// Whatever keeps it from guarding at all, before the first container is touched.
 pub fn run(options: &Options) -> Result<(), Error> {
-    sys::memory::one_arena();
+    sys::memory::small_heap();
     // Before the first thread starts: one that does not block SIGTERM would take it, and die of it.
     signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
     let config = load(options)?;

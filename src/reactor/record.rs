@@ -355,7 +355,7 @@ impl Reactor {
     fn container_of(&self, kill: &Kill) -> Option<ContainerRecord> {
         let workload = self.scratch.forest.workloads().get(kill.workload as usize)?;
         let slot = *self.scratch.slots.get(usize::from(workload.container))?;
-        self.watches.get(slot as usize)?.as_ref().map(container_record)
+        self.watches.get(slot as usize)?.as_ref().map(|watch| container_record(watch))
     }
 
     fn victim(&self, kill: &Kill, incident: &Incident) -> Option<Victim> {

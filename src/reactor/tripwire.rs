@@ -71,7 +71,7 @@ impl Reactor {
         } else if settings.dry_run {
             "dry-run".into()
         } else if let Some(high) = foreign {
-            format!("memory.high {high} is somebody else's")
+            format!("memory.high {high} is somebody else's").into()
         } else if !settings.tripwire {
             "tripwire = false".into()
         } else if no_psi {
@@ -79,7 +79,7 @@ impl Reactor {
         } else if steps_along {
             "stepping, no limit".into()
         } else {
-            String::new()
+            "".into()
         };
         let traits = Traits {
             tripwire,
@@ -262,7 +262,7 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         warn!("{:?}: {why}: mode psi from now on", watch.name());
         watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::Events };
-        why.clone_into(&mut watch.mode_reason);
+        watch.mode_reason = why.to_owned().into();
         watch.high.ours = None;
         watch.high.lost = true;
         watch.domain.machine.tripwire_lost();
@@ -419,7 +419,7 @@ impl Reactor {
         }
         if let Some(error) = failure {
             watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::None };
-            watch.mode_reason = format!("cgroup.event_control: {error}");
+            watch.mode_reason = format!("cgroup.event_control: {error}").into();
         }
         for fd in &old {
             self.deregister(fd.as_raw_fd());

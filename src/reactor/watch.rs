@@ -1,6 +1,7 @@
 //! What the reactor keeps of each watched domain: its descriptors, its state machine, where its
 //! tripwire stands and who else moved it. Arming and moving happen here, deciding does not.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -79,7 +80,7 @@ pub struct Domain {
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
     /// What everybody held at the warning look: who has grown since is told by it.
-    pub baseline: Option<Baseline>,
+    pub baseline: Option<Box<Baseline>>,
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
     /// What the helper is to be asked for.
@@ -127,18 +128,18 @@ pub struct Watch {
     pub found: Found,
     pub container: Container,
     pub settings: Rc<Settings>,
-    pub protection: Protection,
+    pub protection: Rc<Protection>,
     pub group: Group,
     pub limit: Limit,
     pub steps: Steps,
     pub mode: Mode,
     /// Why the mode is not `high+psi`.
-    pub mode_reason: String,
+    pub mode_reason: Cow<'static, str>,
     /// Without a limit of its own: a member of the host's domain, stepping.
     pub unlimited: bool,
     /// Its limit is that of a watched slice above it, which is guarded in its place.
     pub covered: bool,
-    /// Slots of the containers whose processes this domain ranks.
+    /// Of a slice: slots of the containers whose processes it ranks. A container ranks its own.
     pub members: Vec<u32>,
     /// `memory.events` is registered with the loop.
     pub listening: bool,
@@ -147,7 +148,7 @@ pub struct Watch {
     pub v1_events: Vec<OwnedFd>,
     pub high: High,
     /// Its directory, as the inotify watches know it.
-    pub inotify: Vec<nix::sys::inotify::WatchDescriptor>,
+    pub inotify: [Option<nix::sys::inotify::WatchDescriptor>; 2],
 }
 
 /// Who put what into `memory.high`.
@@ -203,7 +204,7 @@ impl Watch {
     }
 
     pub fn dir(&self) -> PathBuf {
-        self.group.dir().to_path_buf()
+        self.group.dir()
     }
 }
 

@@ -39,13 +39,21 @@ fn files_of(maps: &str) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
+/// What is larger gets a mapping of its own: pages of it that are never used are never there, and
+/// it is given back as soon as it is freed; so is the top of the heap. glibc's own bound for both
+/// is 128 KiB, and rises.
+const LARGE: libc::c_int = 16 << 10;
+
 /// One malloc arena for all threads: each further one would map 64 MiB and touch its own pages.
 /// To be called before the first thread starts.
-pub fn one_arena() {
+pub fn small_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers; no other thread exists yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TOP_PAD, LARGE);
     }
 }
 

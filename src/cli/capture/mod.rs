@@ -88,7 +88,8 @@ pub fn run(config: &Path, args: &CaptureArgs, out: &mut dyn Write) -> Outcome {
     let roots = Roots::system().map_err(|e| Failure::cannot(format!("/proc: {e}")))?;
     let world = World::open(roots, &config)?;
     let mut containers = world.containers();
-    containers.retain(|(_, container)| ps::is_asked(args.container.as_deref(), container));
+    containers
+        .retain(|(found, container)| ps::is_asked(args.container.as_deref(), found, container));
     if let Some(asked) = args.container.as_ref().filter(|_| containers.is_empty()) {
         let asked = out::safe(asked, out::CELL_MAX);
         return Err(Failure::wrong(format!("no container called {asked}")));
