@@ -178,6 +178,7 @@ fn a_property_of_no_unit_is_a_failure() {
 /// run beside the first one's guard.
 #[test]
 fn the_demo_ends_the_right_one_and_leaves_nothing_behind() {
+    let _machine = crate::ground::alone();
     let output = said(&["demo"]);
     if code(&output) == 4 {
         return skip(stderr(&output).trim());
