@@ -358,7 +358,7 @@ impl Machine {
 
     pub fn step(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Wake(wake) => self.on_wake(now, wake, out),
+            Input::Wake(wake) => self.on_wake(wake, out),
             Input::Looked(looked) => self.on_looked(now, looked, out),
             Input::Decided(decision) => self.on_decided(now, decision, out),
             Input::Answered => {
@@ -383,7 +383,7 @@ impl Machine {
         }
     }
 
-    fn on_wake(&mut self, now: Moment, wake: Wake, out: &mut Vec<Effect>) {
+    fn on_wake(&mut self, wake: Wake, out: &mut Vec<Effect>) {
         match self.state {
             State::Watching => {
                 self.wake = wake;
@@ -405,9 +405,8 @@ impl Machine {
                 out.push(Effect::Look);
             }
             State::Silenced { .. } if wake != Wake::High && wake != Wake::Max => {
+                // Readers of big files stall as well: one look tells whether it is more than that.
                 self.wake = wake;
-                out.push(Effect::Unsilence);
-                self.state = Self::pressed(now);
                 out.push(Effect::Look);
             }
             // PSI fires at most once a window, so this cannot become a storm.
@@ -459,6 +458,12 @@ impl Machine {
                     self.silence(now, out);
                 } else {
                     self.calm(looked, out);
+                }
+            }
+            State::Silenced { until } if now < until && !looked.passed => {
+                if !looked.mostly_cache {
+                    out.push(Effect::Unsilence);
+                    self.state = Self::pressed(now);
                 }
             }
             State::Silenced { .. } => {
@@ -947,11 +952,38 @@ mod tests {
             b.timer();
             b.look(HELD);
         }
-        assert_eq!(b.wake(Wake::Psi), [Effect::Unsilence, Effect::Look]);
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look]);
         assert_eq!(
             b.look(OVER),
-            [Effect::Open(Wake::Psi), Effect::Rank { last: false, gate_passed: true }]
+            [
+                Effect::Unsilence,
+                Effect::Open(Wake::Psi),
+                Effect::Rank { last: false, gate_passed: true }
+            ]
         );
+    }
+
+    #[test]
+    fn readers_that_stall_while_events_are_silent_cost_one_look_each() {
+        let cache = Looked { mostly_cache: true, ..HELD };
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(cache);
+        while b.machine.state_name() != "silenced" {
+            b.timer();
+            b.look(cache);
+        }
+        let until = b.machine.deadline();
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look]);
+        assert_eq!(b.look(cache), []);
+        assert_eq!(b.machine.deadline(), until, "the silence goes on");
+        b.wake(Wake::Psi);
+        assert_eq!(
+            b.look(HELD),
+            [Effect::Unsilence],
+            "less and less of it is cache: stay and look"
+        );
+        assert_eq!(b.machine.state_name(), "pressed");
     }
 
     #[test]
