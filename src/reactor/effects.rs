@@ -141,7 +141,7 @@ impl Reactor {
             }));
             return Some(Input::Decided(Decision::HoldForNow));
         }
-        let before = self.unreclaimable(who);
+        let before = self.unreclaimable_then(who);
         let (serial, signalled) = self.signal_tree(who, signal)?;
         let draft = self.draft(who);
         let episode = self.domain_mut(who)?.episode.as_mut()?;
@@ -189,8 +189,21 @@ impl Reactor {
                 // The gate counted more than this only by swap or by the sum of the workloads;
                 // what fell since then is taken off that.
                 let fell = counted_before.less(figures.unreclaimable());
+                self.scratch.figures = Some(figures);
                 measure.counted.less(fell) >= measure.mark
             }
+        }
+    }
+
+    /// The same at the last look, without another read: the signal waits for this.
+    fn unreclaimable_then(&self, who: Asker) -> Bytes {
+        let host = &self.host.memory;
+        match (who, &self.scratch.figures) {
+            (Some(_), Some(figures)) => {
+                super::tripwire::with_swap(figures.unreclaimable(), figures)
+            }
+            (Some(_), None) => Bytes::ZERO,
+            (None, _) => host.total.less(host.available).plus(host.swap_total.less(host.swap_free)),
         }
     }
 
