@@ -672,18 +672,18 @@ impl Screen {
         ranking: &Ranking,
         first: &Row,
     ) -> Option<HoldReason> {
-        // A server that is larger than every notebook and grew while they did not: ending one of
-        // them would buy a moment, with somebody's work.
-        let server_grew = ranking.servers().middle() > first.held.middle()
-            && self.pressed(case, ranking) == Some(false);
-        if server_grew {
-            return Some(HoldReason::MemoryInNoWorkload);
-        }
         let nowhere = in_no_process(case, ranking);
         let unattributed = ranking.unattributed().middle().plus(nowhere);
         let excluded = self.excluded_bytes(ranking);
         let beyond = unattributed.plus(excluded);
-        if beyond <= first.held.middle() || self.would_help(case, ranking, first, beyond) {
+        if beyond <= first.held.middle() {
+            // A server that is larger than every notebook and grew while they did not: ending one
+            // of them would buy a moment, with somebody's work.
+            let server_grew = ranking.servers().middle() > first.held.middle()
+                && self.pressed(case, ranking) == Some(false);
+            return server_grew.then_some(HoldReason::MemoryInNoWorkload);
+        }
+        if self.would_help(case, ranking, first, beyond) {
             return None;
         }
         Some(if excluded > unattributed {
@@ -1225,6 +1225,12 @@ mod tests {
         scene().warned_at(&[(SERVER, 600)]).holds(HoldReason::MemoryInNoWorkload);
         scene().warned_at(&[(30, 60)]).kills(30, KillWhy::Largest);
         scene().kills(30, KillWhy::Largest);
+    }
+
+    #[test]
+    fn p_a_server_larger_than_the_idle_ones_does_not_hide_who_is_protected() {
+        let scene = Scene { rule: protect_20, ..Scene::new(80, [690, 60, 60]) };
+        scene.warned_at(&[(20, 600)]).holds(HoldReason::MemoryIsProtected);
     }
 
     fn back_off_20(view: &View<'_>) -> Option<Exclusion> {
