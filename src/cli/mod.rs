@@ -5,6 +5,7 @@ pub mod capture;
 pub mod check;
 pub mod daemon;
 pub mod demo;
+pub mod doc;
 pub mod doctor;
 pub mod exit;
 pub mod files;
@@ -114,6 +115,10 @@ is kept.")]
     #[command(hide = true, disable_help_flag = true)]
     Daemon(daemon::Passed),
 
+    /// Documents made from the lists they describe
+    #[command(hide = true)]
+    Doc(doc::DocArgs),
+
     /// Set MemoryHigh= of units as runtime properties (the daemon calls this)
     #[command(hide = true)]
     SetMemoryHigh(set_memory_high::SetMemoryHighArgs),
@@ -171,6 +176,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
     match cli.command {
         Command::Check(args) => check::run(config, &args, out),
         Command::Demo(args) => demo::run(&args, out),
+        Command::Doc(args) => doc::run(&args, out),
         Command::Doctor(args) => doctor::run(config, &args, out),
         Command::Ps(args) => ps::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::glob::Glob;
 use super::rules::{Changes, Matches};
-use super::settings::{GuardSettings, HostSettings, Protect, RecordSettings};
+use super::settings::{
+    GuardSettings, HookSettings, HostSettings, HttpSettings, MessageSettings, Protect,
+    RecordSettings,
+};
 use super::value::{Item, Kind, Outcome, names, put};
 use super::{Gate, Policy, Scope};
 use crate::units::{Bytes, Share};
@@ -29,6 +32,9 @@ pub(super) enum Set {
     Host(fn(&mut HostSettings, Item) -> Outcome<()>),
     Record(fn(&mut RecordSettings, Item) -> Outcome<()>),
     Protect(fn(&mut Protect, Item) -> Outcome<()>),
+    Message(fn(&mut MessageSettings, Item) -> Outcome<()>),
+    Http(fn(&mut HttpSettings, Item) -> Outcome<()>),
+    Hook(fn(&mut HookSettings, Item) -> Outcome<()>),
     Default(fn(&mut Changes, Item) -> Outcome<()>),
     Rule(fn(&mut Matches, Item) -> Outcome<()>),
 }
@@ -39,17 +45,23 @@ pub enum Section {
     Host,
     Record,
     Protect,
+    Message,
+    Http,
+    Hook,
     Default,
     /// `[[rule]]`: takes the keys of `[default]` too.
     Rule,
 }
 
 impl Section {
-    pub const ALL: [Section; 6] = [
+    pub const ALL: [Section; 9] = [
         Section::Guard,
         Section::Host,
         Section::Record,
         Section::Protect,
+        Section::Message,
+        Section::Http,
+        Section::Hook,
         Section::Default,
         Section::Rule,
     ];
@@ -60,6 +72,9 @@ impl Section {
             Section::Host => "host",
             Section::Record => "record",
             Section::Protect => "protect",
+            Section::Message => "message",
+            Section::Http => "http",
+            Section::Hook => "hook",
             Section::Default => "default",
             Section::Rule => "rule",
         }
@@ -84,6 +99,19 @@ impl Section {
             Section::Protect => {
                 "What is never ended, whatever a rule says. Protected workloads are still \
                  watched, shown and reported."
+            }
+            Section::Message => {
+                "What a notebook is told, in the output of its running cell. {notebook}, \
+                 {container}, {memory}, {share}, {usage}, {total}, {threshold} and {warning} stand \
+                 for the figures of that moment; an empty text says nothing."
+            }
+            Section::Http => {
+                "Metrics, the status page and the figures as JSON. Read-only, and answered by the \
+                 daemon's own loop; nobody asks, nothing is done."
+            }
+            Section::Hook => {
+                "A program that is started after each incident, with the record (JSON) on its \
+                 standard input. Never waited for by the guard."
             }
             Section::Default => {
                 "How a container is guarded when no rule says otherwise. The total below is the \
@@ -116,11 +144,17 @@ impl Key {
             Set::Host(_) => Section::Host,
             Set::Record(_) => Section::Record,
             Set::Protect(_) => Section::Protect,
+            Set::Message(_) => Section::Message,
+            Set::Http(_) => Section::Http,
+            Set::Hook(_) => Section::Hook,
             Set::Default(_) => Section::Default,
             Set::Rule(_) => Section::Rule,
         }
     }
 }
+
+/// A line of a message: one write to a pipe of at most PIPE_BUF (pipe(7)) with its figures.
+const MESSAGE_MAX: usize = 2048;
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -276,6 +310,97 @@ pub static KEYS: &[Key] = &[
         set: Set::Protect(|protect, item| put(&mut protect.env, item.name_or_off())),
     },
     Key {
+        name: "warning",
+        kind: Kind::Text(MESSAGE_MAX),
+        default: r#""""\
+nbguard: {container} is at {share} of its {total}. This notebook holds the most, \
+{memory}, and is the one that is ended at {threshold}. Save what you need and free \
+memory.""""#,
+        doc: "At the warning step, to the notebook that holds the most: nothing has happened yet.",
+        set: Set::Message(|message, item| put(&mut message.warning, item.free_text())),
+    },
+    Key {
+        name: "last_call",
+        kind: Kind::Text(MESSAGE_MAX),
+        default: r#""""\
+nbguard: {container} has almost no memory left ({usage} of {total}). If nothing is \
+freed, this notebook is ended now, because it holds the most: {memory}. The others keep \
+running. To use less: smaller batches or chunks, del what is done with, or ask for a \
+larger limit.""""#,
+        doc: "Just below the threshold, to the notebook that will end there: written while it can \
+              still be shown, so it stands in the notebook as the reason afterwards.",
+        set: Set::Message(|message, item| put(&mut message.last_call, item.free_text())),
+    },
+    Key {
+        name: "ended",
+        kind: Kind::Text(MESSAGE_MAX),
+        default: r#""""\
+nbguard: this notebook is ended: {container} is out of memory ({usage} of {total}) and \
+this notebook holds the most, {memory}.""""#,
+        doc: "With the signal that ends it. A notebook that is throttled at that moment does not \
+              get to show it any more.",
+        set: Set::Message(|message, item| put(&mut message.ended, item.free_text())),
+    },
+    Key {
+        name: "socket",
+        kind: Kind::PathOr("off"),
+        default: "\"/run/nbguard/http.sock\"",
+        doc: "The Unix socket of the host's administrator: all containers, root only.",
+        set: Set::Http(|http, item| put(&mut http.socket, item.path_or())),
+    },
+    Key {
+        name: "notebook_socket",
+        kind: Kind::PathOr("off"),
+        default: "\"/run/nbguard/notebook/nbguard.sock\"",
+        doc: "The Unix socket whose folder is mounted into containers: whoever asks there sees \
+              the container it asks from, and no other.",
+        set: Set::Http(|http, item| put(&mut http.notebook_socket, item.path_or())),
+    },
+    Key {
+        name: "listen",
+        kind: Kind::AddressOrOff,
+        default: "\"off\"",
+        doc: "Where to listen on TCP, such as \"127.0.0.1:9843\". Beyond loopback there must be a \
+              `token_file`.",
+        set: Set::Http(|http, item| put(&mut http.listen, item.address_or_off())),
+    },
+    Key {
+        name: "hosts",
+        kind: Kind::Globs,
+        default: "[]",
+        doc: "Names by which a browser may ask on TCP (the Host header), beside localhost and \
+              the address itself.",
+        set: Set::Http(|http, item| put(&mut http.hosts, item.globs())),
+    },
+    Key {
+        name: "token_file",
+        kind: Kind::PathOr("off"),
+        default: "\"off\"",
+        doc: "A file with a bearer token that every request on TCP must show.",
+        set: Set::Http(|http, item| put(&mut http.token_file, item.path_or())),
+    },
+    Key {
+        name: "command",
+        kind: Kind::Command,
+        default: "[]",
+        doc: "The program and its arguments; no shell. Without one there is no hook.",
+        set: Set::Hook(|hook, item| put(&mut hook.command, item.command())),
+    },
+    Key {
+        name: "on",
+        kind: Kind::Kinds,
+        default: "[\"kill\", \"kernel-oom\"]",
+        doc: "For which incidents.",
+        set: Set::Hook(|hook, item| put(&mut hook.on, item.kinds())),
+    },
+    Key {
+        name: "timeout",
+        kind: Kind::Duration(Duration::from_millis(100), seconds(300)),
+        default: "\"10s\"",
+        doc: "How long it may run before it is ended, with its children.",
+        set: Set::Hook(|hook, item| put(&mut hook.timeout, item.duration())),
+    },
+    Key {
         name: "name",
         kind: Kind::Globs,
         default: "\"jupyter-*\"",
@@ -405,6 +530,13 @@ pub static KEYS: &[Key] = &[
         set: Set::Default(|changes, item| some(&mut changes.backoff_max, item.duration())),
     },
     Key {
+        name: "message",
+        kind: Kind::Bool,
+        default: "true",
+        doc: "Tell notebooks about it, as [message] says.",
+        set: Set::Default(|changes, item| some(&mut changes.message, item.boolean())),
+    },
+    Key {
         name: "dry_run",
         kind: Kind::Bool,
         default: "false",
@@ -466,7 +598,7 @@ pub fn reference() -> String {
             text += "\n";
             wrap(&mut text, key.doc);
             wrap(&mut text, &format!("Takes {}.", key.kind.range()));
-            text += &format!("#{} = {}\n", key.name, key.default);
+            text += &format!("#{} = {}\n", key.name, key.default.replace('\n', "\n#"));
         }
     }
     text

@@ -29,6 +29,9 @@ pub struct Config {
     pub host: HostSettings,
     pub record: RecordSettings,
     pub protect: Protect,
+    pub message: MessageSettings,
+    pub http: HttpSettings,
+    pub hook: HookSettings,
     /// What holds where no rule says otherwise.
     pub defaults: Settings,
     /// In order; a later one wins key by key.

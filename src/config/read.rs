@@ -122,6 +122,9 @@ impl<'s> Reader<'s> {
                 Set::Host(set) => set(&mut self.config.host, item),
                 Set::Record(set) => set(&mut self.config.record, item),
                 Set::Protect(set) => set(&mut self.config.protect, item),
+                Set::Message(set) => set(&mut self.config.message, item),
+                Set::Http(set) => set(&mut self.config.http, item),
+                Set::Hook(set) => set(&mut self.config.hook, item),
                 Set::Default(set) => set(&mut changes, item),
                 Set::Rule(_) => continue,
             };
@@ -227,7 +230,10 @@ impl<'s> Reader<'s> {
                 homes if !is_table && !homes.is_empty() => {
                     format!("`{written}` belongs below {homes}")
                 }
-                _ => format!("the sections are [{}] and [[rule]]", sections[..5].join("], [")),
+                _ => format!(
+                    "the sections are [{}] and [[rule]]",
+                    sections[..sections.len() - 1].join("], [")
+                ),
             },
         };
         let message = format!("unknown {what} {}", quoted(written));
@@ -357,7 +363,7 @@ mod tests {
             ("policy = 'x'", "1:1", "policy", "unknown key `policy`", "belongs below [default]"),
             ("[defaults]", "1:2", "defaults", "unknown section", "did you mean [default]?"),
             ("[[rules]]\nname='x'", "1:3", "rules", "unknown section", "did you mean [[rule]]?"),
-            ("[http]\nx=1", "1:2", "http", "unknown section", "the sections are [guard]"),
+            ("[htpp]\nx=1", "1:2", "htpp", "unknown section", "did you mean [http]?"),
             ("\"\\u001B[2J\" = 1", "1:1", "\u{1b}[2J", "`\\u{1b}[2J`", ""),
             ("guard = 1", "1:1", "guard", "is a section", "write [guard]"),
             ("[rule]\nname = 'x'", "1:1", "rule", "list of tables", "write [[rule]]"),

@@ -108,6 +108,7 @@ changes! {
     signals: Vec<Signal>,
     grace: Duration,
     tripwire: bool,
+    message: bool,
     dry_run: bool,
     ignore: bool,
     protect: bool,

@@ -2,10 +2,12 @@
 //! Pure: reading and explaining a file is `config::read`.
 
 use log::LevelFilter;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::glob::Glob;
+use crate::report::Kind;
 use crate::units::{Bytes, Share, StallKind, Trigger};
 
 /// The daemon itself.
@@ -64,6 +66,39 @@ pub struct Protect {
     pub env: Option<String>,
 }
 
+/// What a notebook is told; an empty text says nothing.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MessageSettings {
+    /// At the warning step, to the notebook that holds the most.
+    pub warning: String,
+    /// Just below the threshold.
+    pub last_call: String,
+    /// With the signal.
+    pub ended: String,
+}
+
+/// Who may ask for the figures, and where.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HttpSettings {
+    /// Of the host: everything.
+    pub socket: Option<PathBuf>,
+    /// Of the containers: each its own.
+    pub notebook_socket: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    /// Host headers beside the loopback's names.
+    pub hosts: Vec<Glob>,
+    pub token_file: Option<PathBuf>,
+}
+
+/// A program that is told of incidents.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HookSettings {
+    /// Empty: none.
+    pub command: Vec<String>,
+    pub on: Vec<Kind>,
+    pub timeout: Duration,
+}
+
 /// How one container is guarded: the defaults, with the rules that match it laid over them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
@@ -86,6 +121,8 @@ pub struct Settings {
     pub grace: Duration,
     /// `false`: PSI alone, no `memory.high`.
     pub tripwire: bool,
+    /// Tell notebooks about it.
+    pub message: bool,
     /// Decide and report, touch nothing.
     pub dry_run: bool,
     /// Do not watch this container at all.
@@ -159,6 +196,7 @@ impl Default for Settings {
             signals: vec![Signal::Kill],
             grace: Duration::from_secs(5),
             tripwire: true,
+            message: true,
             dry_run: false,
             ignore: false,
             protect: false,
@@ -211,6 +249,47 @@ impl Default for Protect {
             users: Vec::new(),
             label: Some("nbguard.protect".to_owned()),
             env: Some("NBGUARD_PROTECT".to_owned()),
+        }
+    }
+}
+
+impl Default for MessageSettings {
+    fn default() -> MessageSettings {
+        MessageSettings {
+            warning: "nbguard: {container} is at {share} of its {total}. This notebook holds \
+                the most, {memory}, and is the one that is ended at {threshold}. Save \
+                what you need and free memory."
+                .to_owned(),
+            last_call: "nbguard: {container} has almost no memory left ({usage} of {total}). \
+                If nothing is freed, this notebook is ended now, because it holds the \
+                most: {memory}. The others keep running. To use less: smaller batches \
+                or chunks, del what is done with, or ask for a larger limit."
+                .to_owned(),
+            ended: "nbguard: this notebook is ended: {container} is out of memory ({usage} \
+                of {total}) and this notebook holds the most, {memory}."
+                .to_owned(),
+        }
+    }
+}
+
+impl Default for HttpSettings {
+    fn default() -> HttpSettings {
+        HttpSettings {
+            socket: Some(PathBuf::from("/run/nbguard/http.sock")),
+            notebook_socket: Some(PathBuf::from("/run/nbguard/notebook/nbguard.sock")),
+            listen: None,
+            hosts: Vec::new(),
+            token_file: None,
+        }
+    }
+}
+
+impl Default for HookSettings {
+    fn default() -> HookSettings {
+        HookSettings {
+            command: Vec::new(),
+            on: vec![Kind::Kill, Kind::KernelOom],
+            timeout: Duration::from_secs(10),
         }
     }
 }

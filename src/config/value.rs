@@ -2,6 +2,7 @@
 //! value, or of the element of a list, that is wrong. Pure.
 
 use log::LevelFilter;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
@@ -11,6 +12,7 @@ use super::error::Fault;
 use super::glob::{Glob, LabelGlob};
 use super::quantity::{self as q, Parsed};
 use super::{Amount, Gate, Policy, Scope, Signal};
+use crate::report;
 use crate::units::{Bytes, Share, Trigger};
 
 /// What a key takes, with its bounds (both ends included).
@@ -36,6 +38,14 @@ pub enum Kind {
     Globs,
     LabelGlobs,
     Uids,
+    /// Any text of at most so many bytes, without control characters.
+    Text(usize),
+    /// An IP address and a port, or `"off"`.
+    AddressOrOff,
+    /// A program, absolute, and its arguments.
+    Command,
+    /// Kinds of incidents.
+    Kinds,
 }
 
 impl Kind {
@@ -57,6 +67,10 @@ impl Kind {
             Kind::Globs => "a pattern such as \"jupyter-*\", or a list of them",
             Kind::LabelGlobs => "a pattern such as \"tier=prod*\", or a list of them",
             Kind::Uids => "a list of user ids such as [1000, 1001]",
+            Kind::Text(_) => "a text in quotes",
+            Kind::AddressOrOff => "an address such as \"127.0.0.1:9843\", or \"off\"",
+            Kind::Command => "a list such as [\"/usr/local/bin/tell\", \"--all\"]",
+            Kind::Kinds => "a list such as [\"kill\", \"hold\"]",
         }
     }
 
@@ -94,6 +108,10 @@ impl Kind {
             Kind::Globs => "a pattern or a list of patterns (* and ?)".to_owned(),
             Kind::LabelGlobs => "\"key=pattern\" or \"key\", or a list of them".to_owned(),
             Kind::Uids => "a list of user ids, as the host sees them".to_owned(),
+            Kind::Text(most) => format!("one line of at most {most} bytes"),
+            Kind::AddressOrOff => "\"off\", or an IP address and a port".to_owned(),
+            Kind::Command => "a list: an absolute path, then arguments".to_owned(),
+            Kind::Kinds => format!("a list of {}", list(names::<report::Kind>())),
         }
     }
 }
@@ -132,6 +150,14 @@ impl Words for Scope {
 impl Words for Signal {
     const ALL: &'static [(&'static str, Signal)] =
         &[("INT", Signal::Int), ("TERM", Signal::Term), ("KILL", Signal::Kill)];
+}
+
+impl Words for report::Kind {
+    const ALL: &'static [(&'static str, report::Kind)] = &[
+        ("kill", report::Kind::Kill),
+        ("hold", report::Kind::Hold),
+        ("kernel-oom", report::Kind::KernelOom),
+    ];
 }
 
 impl Words for LevelFilter {
@@ -280,6 +306,42 @@ impl<'a> Item<'a> {
             }
             text => Ok(Some(text.to_owned())),
         }
+    }
+
+    pub fn free_text(self) -> Outcome<String> {
+        let Kind::Text(most) = self.kind else { unreachable!("{WRONG_READER}") };
+        match self.text()? {
+            text if text.len() > most => {
+                Err(self.fault(format!("{} bytes; at most {most} are possible", text.len())))
+            }
+            text if text.chars().any(char::is_control) => {
+                Err(self.fault("a text without line breaks and control characters is needed"))
+            }
+            text => Ok(text.to_owned()),
+        }
+    }
+
+    pub fn address_or_off(self) -> Outcome<Option<SocketAddr>> {
+        match self.text()? {
+            text if is_off(text) => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                self.fault("an IP address and a port are needed, such as \"127.0.0.1:9843\"")
+            }),
+        }
+    }
+
+    pub fn command(self) -> Outcome<Vec<String>> {
+        let words = self.each(|item| Ok(item.text()?.to_owned()))?;
+        match words.first() {
+            Some(program) if !program.starts_with('/') => {
+                Err(self.fault("the program must be an absolute path"))
+            }
+            _ => Ok(words),
+        }
+    }
+
+    pub fn kinds(self) -> Outcome<Vec<report::Kind>> {
+        self.each(|item| item.parsed(one_of(item.text()?)))
     }
 
     pub fn globs(self) -> Outcome<Vec<Glob>> {
