@@ -136,7 +136,7 @@ SERVER = {"ballast": (size, 0), "grow": (size, 0)}
 CONTAINER = {
     "name": (name, REQUIRED), "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
     "env": (labels, {}), "init": (flag, False), "shm_size": (size, 1 << 30), "user": (number, 1000),
-    "cgroup_parent": (name, None), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
+    "cgroup_parent": (name, None), "mounts": (texts, []), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
     "process": ([PROCESS], ()), "file": ([FILE], ()),
 }
 # Every field of a fault that says when: at a time, or when something happened (README.md, "Faults").
