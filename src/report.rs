@@ -1,5 +1,6 @@
-//! The record of an episode: what happened, to whom, why, on which figures, how fast.
-//! One JSON object each in `incidents.jsonl`, and one line in the journal. Pure: values only.
+//! The record of an episode: what happened, to whom, why, on which figures, how fast. One JSON
+//! object each in `incidents.jsonl`, and one line in the journal. And the survey: what the HTTP
+//! interface answers of now. Pure: values only.
 //!
 //! A key that changes its name or meaning is an entry in the changelog.
 
@@ -173,4 +174,123 @@ pub struct Timings {
     pub event_to_signal_us: Option<u64>,
     pub signal_to_dead_us: Option<u64>,
     pub signal_to_back_us: Option<u64>,
+}
+
+// What the HTTP interface answers: the guard's view of now, where an incident is its view of then.
+// Text in it is bounded and escaped for a terminal, and is not escaped for HTML: whoever shows it
+// in a page sets it as text.
+
+/// Everything that is watched, at one moment: the body of `/api/v1/containers`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Survey {
+    pub schema: u32,
+    /// When the figures were read: RFC 3339, UTC, milliseconds.
+    pub time: String,
+    /// How old they were when they were sent.
+    pub age_ms: u64,
+    /// `None` for whoever may see nothing but his own container.
+    pub host: Option<HostView>,
+    /// `nbguard pause` holds for the whole host.
+    pub paused: bool,
+    pub containers: Vec<ContainerView>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HostView {
+    pub name: String,
+    /// Its cgroups: `v2`, `hybrid`, `v1`.
+    pub mode: String,
+    pub total: Bytes,
+    pub available: Bytes,
+    pub swap_total: Bytes,
+    pub swap_free: Bytes,
+    /// Above this the host itself is short.
+    pub threshold: Bytes,
+}
+
+/// One watched container.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ContainerView {
+    pub id: String,
+    pub name: String,
+    pub image: String,
+    pub engine: String,
+    /// How it is watched, such as `high+psi`, and why not better.
+    pub mode: String,
+    pub mode_reason: String,
+    /// Where its state machine stands: `quiet`, `warned`, `pressed`, `silenced`, `deciding`,
+    /// `killing`, `cooling`, `lifted`, `muted`.
+    pub state: String,
+    pub usage: Bytes,
+    pub unreclaimable: Bytes,
+    pub anon: Bytes,
+    pub shmem: Bytes,
+    pub swap: Option<Bytes>,
+    pub limit: Option<Bytes>,
+    /// What the shares are shares of: the limit, or the host's memory.
+    pub total: Bytes,
+    pub warning: Bytes,
+    pub threshold: Bytes,
+    /// `memory.high` as it stands now.
+    pub high: Option<Bytes>,
+    pub psi_some_avg10: Option<f64>,
+    pub psi_full_avg10: Option<f64>,
+    /// What all notebooks hold together.
+    pub sum: Bytes,
+    pub ratio: f64,
+    /// `largest` or `growing`.
+    pub policy: String,
+    pub dry_run: bool,
+    pub paused: bool,
+    pub protected: bool,
+    /// The largest first. Bounded; `notebooks_total` is not.
+    pub notebooks: Vec<NotebookView>,
+    pub notebooks_total: u32,
+    pub servers: Vec<ProcessRecord>,
+    pub unattributed: Unattributed,
+    pub would: Would,
+}
+
+/// One notebook, with all its processes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct NotebookView {
+    /// The root process.
+    pub pid: u32,
+    pub start: u64,
+    /// What its end gives back, and between which bounds that is known.
+    pub memory: Bytes,
+    pub lower: Bytes,
+    pub upper: Bytes,
+    /// Of the container's total.
+    pub share: f64,
+    pub name: String,
+    pub notebook: Option<String>,
+    pub kernel_id: Option<String>,
+    pub uid: Option<u32>,
+    /// The root process as the container itself sees it.
+    pub container_pid: Option<u32>,
+    /// `yes`, or why it may not be ended.
+    pub eligible: String,
+    pub because: String,
+    /// Bounded; `processes_total` is not.
+    pub processes: Vec<ProcessRecord>,
+    pub processes_total: u32,
+}
+
+/// What would happen if the container ran short now.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Would {
+    pub end: Option<u32>,
+    pub reason: String,
+    pub sentence: String,
+}
+
+/// Whether the guard can guard: the body of `/healthz`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or what is wrong.
+    pub status: String,
+    pub version: String,
+    pub uptime_s: u64,
+    pub containers: u32,
 }

@@ -1,5 +1,7 @@
-//! How an episode is told: the journal's line and the file of records. Formats and writes what it
-//! is given; decides nothing.
+//! How it is told: the journal's line, the file of records, the answers of the HTTP interface.
+//! Formats and writes what it is given; decides nothing.
 
+pub mod api;
 pub mod file;
 pub mod line;
+pub mod page;
