@@ -409,15 +409,15 @@ impl Reactor {
 
     fn want(&mut self, who: Asker, wanted: Wanted) {
         if let Some(domain) = self.domain_mut(who) {
-            domain.wanted = wanted;
+            domain.wanted = Some(Box::new(wanted));
         }
     }
 
     /// Hands to the helper what the decision asked for.
     pub(super) fn ask(&mut self, who: Asker) {
         let Some(domain) = self.domain_mut(who) else { return };
-        match std::mem::take(&mut domain.wanted) {
-            Wanted::Nothing => {}
+        let Some(wanted) = domain.wanted.take() else { return };
+        match *wanted {
             Wanted::Identities(keys) => {
                 domain.reading = true;
                 self.helper.ask(Question::Identify { asker: who, keys });

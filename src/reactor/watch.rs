@@ -84,15 +84,13 @@ pub struct Domain {
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
     /// What the helper is to be asked for.
-    pub wanted: Wanted,
+    pub wanted: Option<Box<Wanted>>,
     /// The helper is reading identities; it is not asked twice.
     pub reading: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
-    #[default]
-    Nothing,
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
 }
@@ -106,7 +104,7 @@ impl Domain {
             last: None,
             baseline: None,
             followed: Vec::new(),
-            wanted: Wanted::Nothing,
+            wanted: None,
             reading: false,
         }
     }
