@@ -81,10 +81,8 @@ fn traits(config: &Config, settings: &Settings, psi: bool) -> Traits {
     Traits {
         tripwire: config.host.stepping && settings.tripwire && !settings.dry_run,
         psi,
-        dry_run: settings.dry_run,
         notebook_max: false,
-        rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
-        grace: settings.grace,
+        ..Traits::of(settings)
     }
 }
 
