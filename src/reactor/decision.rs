@@ -479,7 +479,7 @@ impl Reactor {
         if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
             let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };
             let step = scale.step(watch.settings.threshold, GateForm::Notebooks, rest);
-            watch.steps.threshold = Bytes(step.0 / 4096 * 4096);
+            watch.steps.threshold = step.whole_pages();
             let value = Limit::At(watch.steps.threshold);
             self.set_high(id, value);
         }

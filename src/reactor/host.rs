@@ -212,7 +212,7 @@ impl Reactor {
             if none && watch.settings.tripwire && !watch.settings.dry_run && !watch.high.lost {
                 let id = watch.id;
                 let step = usage.plus(stepping::SMALLEST_GRANT);
-                self.set_high(id, Limit::At(Bytes(step.0 / 4096 * 4096)));
+                self.set_high(id, Limit::At(step.whole_pages()));
             }
         }
     }
@@ -237,7 +237,7 @@ impl Reactor {
                 continue;
             }
             let id = watch.id;
-            self.set_high(id, Limit::At(Bytes(high.0 / 4096 * 4096)));
+            self.set_high(id, Limit::At(high.whole_pages()));
         }
     }
 

@@ -26,8 +26,6 @@ use crate::units::{Bytes, Moment};
 /// How often a value that somebody overwrote is set again before the guard gives in.
 pub const OVERWRITES: u32 = 3;
 pub const OVERWRITES_IN: Duration = Duration::from_secs(3600);
-/// The kernel rounds `memory.high` to pages; what is compared with the file must be rounded too.
-const PAGE: u64 = 4096;
 
 /// The two steps of a domain, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,11 +37,10 @@ pub struct Steps {
 
 impl Steps {
     pub fn of(total: Bytes, settings: &Settings) -> Steps {
-        let round = |bytes: Bytes| Bytes(bytes.0 / PAGE * PAGE);
         Steps {
             total,
-            warning: round(total.times(settings.warning)),
-            threshold: round(total.times(settings.threshold)),
+            warning: total.times(settings.warning).whole_pages(),
+            threshold: total.times(settings.threshold).whole_pages(),
         }
     }
 }
