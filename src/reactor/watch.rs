@@ -203,6 +203,15 @@ impl Watch {
     }
 }
 
+/// The watch with this id, unless its slot has another tenant by now.
+pub fn of(id: WatchId, watches: &[Option<Box<Watch>>]) -> Option<&Watch> {
+    watches.get(id.slot as usize)?.as_deref().filter(|watch| watch.id == id)
+}
+
+pub fn of_mut(id: WatchId, watches: &mut [Option<Box<Watch>>]) -> Option<&mut Watch> {
+    watches.get_mut(id.slot as usize)?.as_deref_mut().filter(|watch| watch.id == id)
+}
+
 /// The systemd unit that owns a cgroup's `memory.high`: a scope or slice of the system manager.
 /// Groups of a user's manager, and groups below a unit, are written as files.
 pub fn unit_of(path: &std::path::Path, has_systemd: bool) -> Option<String> {
