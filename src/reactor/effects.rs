@@ -122,10 +122,7 @@ impl Reactor {
     /// Checks once more and signals. Between the ranking and here no other domain has had a turn.
     fn kill(&mut self, who: Asker, rung: u8) -> Option<Input> {
         let signal = {
-            let settings = match who {
-                Some(id) => &self.watch(id)?.settings,
-                None => &self.host.settings,
-            };
+            let settings = self.settings(who)?;
             settings.signals.get(usize::from(rung)).copied().unwrap_or(crate::config::Signal::Kill)
         };
         if rung > 0 {

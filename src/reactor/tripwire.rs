@@ -81,14 +81,7 @@ impl Reactor {
         } else {
             "".into()
         };
-        let traits = Traits {
-            tripwire,
-            psi: has_psi,
-            dry_run: settings.dry_run,
-            notebook_max: settings.notebook_max.is_some(),
-            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
-            grace: settings.grace,
-        };
+        let traits = Traits { tripwire, psi: has_psi, ..Traits::of(settings) };
         let over_warning = figures.unreclaimable() >= watch.steps.warning;
         watch.domain.machine.set_traits(traits);
         if tripwire {
