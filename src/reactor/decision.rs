@@ -442,7 +442,7 @@ impl Reactor {
     /// that it is known what the rest holds, the tripwire can stand where that puts it.
     fn place_for_notebooks(&mut self, id: WatchId) {
         let sum = self.scratch.ranking.sum().middle();
-        let rest = self.unreclaimable(Some(id)).less(sum);
+        let rest = self.held_now(Some(id)).less(sum);
         let Some(watch) = self.watch_mut(id) else { return };
         if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
             let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };

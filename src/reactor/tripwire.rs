@@ -15,11 +15,10 @@ use super::helper::Work;
 use super::watch::{OVERWRITES, OVERWRITES_IN, Steps};
 use crate::act::state::Changed;
 use crate::act::tripwire;
-use crate::facts::{Field, Figures, Limit, Mode};
+use crate::facts::{Figures, Limit, Mode};
 use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Step, Traits};
-use crate::units::Bytes;
 
 /// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
 /// milliseconds, and the call has a time-out.
@@ -428,13 +427,5 @@ impl Reactor {
         if let Some(watch) = self.watch_mut(id) {
             watch.v1_events = armed;
         }
-    }
-}
-
-/// Usage with swap, as far as swap is known.
-pub(super) fn with_swap(bytes: Bytes, figures: &Figures) -> Bytes {
-    match figures.swap {
-        Field::Known(swap) => bytes.plus(swap),
-        Field::Unknown(_) => bytes,
     }
 }
