@@ -409,7 +409,7 @@ impl Reactor {
     /// what everybody holds is kept, so that growth can be told later.
     pub(super) fn identify(&mut self, who: Asker) {
         self.scratch.figures = None;
-        self.scan(who);
+        self.scan_processes(who);
         self.read_identities(who);
         self.scan(who);
         self.order(who, Purpose::Each, usize::MAX, false);
