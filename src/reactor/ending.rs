@@ -234,7 +234,7 @@ impl Reactor {
         if let Some(ending) = endings.get_mut(serial) {
             let mut kernel = Kernel { roots, buffer };
             for (key, is_tracker) in read {
-                ending.job.settle_unread(&mut kernel, key.pid, *is_tracker);
+                ending.job.settle_unread(&mut kernel, *key, *is_tracker);
             }
         }
     }
