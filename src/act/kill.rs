@@ -66,6 +66,8 @@ pub struct Member {
     pub spare: Spare,
     pub standing: Standing,
     pidfd: Option<OwnedFd>,
+    /// Nobody will tell when its descriptor turns readable.
+    unheard: bool,
 }
 
 impl Member {
@@ -159,7 +161,8 @@ impl Job {
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => (None, Standing::Gone),
                 Err(e) => (None, Standing::Refused(e.raw_os_error().unwrap_or(0))),
             };
-            self.members.push(Member { key: target.key, spare: target.spare, standing, pidfd });
+            let Target { key, spare } = *target;
+            self.members.push(Member { key, spare, standing, pidfd, unheard: false });
         }
         signalled + self.check_and_signal(signals, first)
     }
@@ -239,6 +242,24 @@ impl Job {
             self.main_dead_at = Some(now);
         }
         pidfd
+    }
+
+    /// Nobody will tell of this member's exit: it is to be asked for.
+    pub fn unheard(&mut self, index: usize) {
+        if let Some(member) = self.members.get_mut(index) {
+            member.unheard = true;
+        }
+    }
+
+    /// Asks for the exits that nobody tells of.
+    pub fn ask_unheard(&mut self, now: Moment, has_exited: impl Fn(BorrowedFd<'_>) -> bool) {
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            let asked = member.unheard && member.is_left();
+            if asked && member.pidfd().is_some_and(&has_exited) {
+                self.died(now, index);
+            }
+        }
     }
 
     /// All are dead, gone or refused, trackers aside.
@@ -434,6 +455,21 @@ mod tests {
         assert_eq!(signals.sent[1], (11, libc::SIGKILL));
         job.died(Moment(3_060_000), 1);
         assert!(!job.trackers_left());
+    }
+
+    #[test]
+    fn who_cannot_be_heard_is_asked_and_nobody_else() {
+        let mut signals = recorder(&[(10, 1), (11, 2)]);
+        let mut job = job();
+        job.add(&mut signals, &[target(10, 1, Spare::No), target(11, 2, Spare::No)]);
+        job.unheard(1);
+        job.ask_unheard(Moment(1), |_| false);
+        assert_eq!(job.members()[1].standing, Standing::Signalled);
+        job.ask_unheard(Moment(2), |_| true);
+        let standing = job.members().iter().map(|m| m.standing);
+        assert_eq!(standing.collect::<Vec<_>>(), [Standing::Signalled, Standing::Dead]);
+        job.died(Moment(3), 0);
+        assert_eq!(job.dead_at(), Some(Moment(3)));
     }
 
     #[test]
