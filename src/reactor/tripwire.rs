@@ -120,11 +120,9 @@ impl Reactor {
         watch.high.ours = Some(value);
         let blocks = lowers
             && watch.group.usage(&mut self.buffer).is_ok_and(|usage| Limit::At(usage) > value);
-        let mut dir = None;
-        if blocks {
-            dir = watch.group.memory_dir().try_clone_to_owned().ok();
-        }
-        if dir.is_none()
+        let lower = || watch.group.memory_dir().try_clone_to_owned().ok();
+        let dir = if blocks { lower() } else { watch.dir_for_helper() };
+        if !(blocks && dir.is_some())
             && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
         {
             if error.raw_os_error() == Some(libc::ENODEV)
@@ -145,8 +143,9 @@ impl Reactor {
     pub(super) fn tell_systemd(&mut self, id: WatchId) {
         let Some(watch) = self.watch_mut(id) else { return };
         let (Some(value), Some(unit)) = (watch.high.ours, watch.high.unit.clone()) else { return };
+        let dir = watch.dir_for_helper();
         watch.high.in_flight += 1;
-        self.helper.give(Work::High { watch: id, dir: None, value, unit: Some(unit) });
+        self.helper.give(Work::High { watch: id, dir, value, unit: Some(unit) });
     }
 
     /// Writes down what stood there, before it is changed for the first time.
@@ -271,9 +270,10 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         let inode = watch.group.id().0;
         if let Some(unit) = watch.high.unit.clone().filter(|_| watch.high.started) {
+            let dir = watch.dir_for_helper();
             watch.high.in_flight += 1;
             let unit = Some(unit);
-            self.helper.give(Work::High { watch: id, dir: None, value: found, unit });
+            self.helper.give(Work::High { watch: id, dir, value: found, unit });
         }
         self.state.forget(inode);
         self.save_state();

@@ -186,6 +186,13 @@ impl Watch {
         self.group.version() == Version::V1
     }
 
+    /// Where the helper leaves the newest value in the file, if it may still be on its way down to
+    /// an older one.
+    pub fn dir_for_helper(&self) -> Option<OwnedFd> {
+        let busy = self.high.in_flight > 0;
+        busy.then(|| self.group.memory_dir().try_clone_to_owned().ok()).flatten()
+    }
+
     /// Arms the PSI trigger. The error says what the kernel said.
     pub fn arm_psi(&mut self) -> io::Result<()> {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
