@@ -4,7 +4,11 @@
 //!
 //! A key that changes its name or meaning is an entry in the changelog.
 
+pub mod counters;
+
 use serde::{Deserialize, Serialize};
+
+pub use counters::{ContainerCounts, Counters};
 
 use crate::units::Bytes;
 
@@ -246,6 +250,9 @@ pub struct ContainerView {
     /// The largest first. Bounded; `notebooks_total` is not.
     pub notebooks: Vec<NotebookView>,
     pub notebooks_total: u32,
+    /// For the metrics.
+    #[serde(skip)]
+    pub counts: ContainerCounts,
     pub servers: Vec<ProcessRecord>,
     pub unattributed: Unattributed,
     pub would: Would,

@@ -445,6 +445,8 @@ pub enum KillWhy {
 }
 
 impl KillWhy {
+    pub const ALL: [KillWhy; 3] = [KillWhy::Largest, KillWhy::Growing, KillWhy::NotebookMax];
+
     pub fn as_str(self) -> &'static str {
         match self {
             KillWhy::Largest => "largest",

@@ -81,6 +81,17 @@ pub enum Wake {
 }
 
 impl Wake {
+    pub const ALL: [Wake; 8] = [
+        Wake::High,
+        Wake::Max,
+        Wake::Psi,
+        Wake::V1Threshold,
+        Wake::HostStep,
+        Wake::HostPsi,
+        Wake::Armed,
+        Wake::Asked,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Wake::High => "high",

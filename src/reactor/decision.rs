@@ -4,6 +4,7 @@
 
 use ::log::warn;
 
+use super::counters::Trouble;
 use super::helper::{Asker, Question};
 use super::watch::{Kind, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
@@ -105,6 +106,7 @@ impl Reactor {
                 return None;
             }
             Err(error) => {
+                self.count_trouble(Trouble::FiguresUnreadable);
                 warn!("{error}: this look is skipped");
                 return Some(Looked::default());
             }
@@ -210,7 +212,7 @@ impl Reactor {
     /// `stat` of every process in the domain, and nothing else.
     pub(super) fn scan_processes(&mut self, who: Asker) {
         self.slots_of(who);
-        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        let Reactor { watches, scratch, roots, buffer, .. } = self;
         scratch.pids.clear();
         for (number, slot) in scratch.slots.iter().enumerate() {
             let Some(watch) = watches[*slot as usize].as_ref() else { continue };
@@ -219,8 +221,9 @@ impl Reactor {
             let _ = watch.group.pids(index, &mut scratch.pids, buffer);
         }
         let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
-        host.unreadable += u64::from(count.denied) + u64::from(count.malformed);
         scratch.of = None;
+        let unreadable = u64::from(count.denied) + u64::from(count.malformed);
+        self.count_troubles(Trouble::ProcessUnreadable, unreadable);
     }
 
     /// `stat` of every process of one container, numbered as a scan before had it. `false`: it is

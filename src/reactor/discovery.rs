@@ -13,6 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::os::fd::AsRawFd;
 
 use super::Reactor;
+use super::counters::Trouble;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
@@ -24,6 +25,7 @@ use crate::host::group::{Group, Version};
 use crate::host::watches::{Quota, Watches};
 use crate::ids::WatchId;
 use crate::policy::episode::{Input, Step, Traits, Wake};
+use crate::report::ContainerCounts;
 use crate::roots::Roots;
 use crate::units::{Bytes, Moment};
 
@@ -50,12 +52,10 @@ pub(super) struct Discovery {
     containers: Quota,
     /// The helper has questions by the hundred in its queue when many containers come at once.
     sources: Arc<Sources>,
-    /// Rescans that inotify's overflow made necessary.
-    pub overflows: u64,
     /// Armed in this walk, and not looked at yet.
     fresh: Vec<WatchId>,
-    /// Walks that left something out.
-    pub skipped: u64,
+    /// Somebody was told that a walk left something out.
+    told_skipped: bool,
     /// When the descriptions that were incomplete are tried again.
     again: Option<Moment>,
 }
@@ -68,9 +68,8 @@ impl Discovery {
             files: HashMap::new(),
             containers: Quota::for_containers(),
             sources: Arc::new(sources(roots, config)),
-            overflows: 0,
             fresh: Vec::new(),
-            skipped: 0,
+            told_skipped: false,
             again: None,
         }
     }
@@ -143,9 +142,9 @@ impl Reactor {
 
     fn take(&mut self, scan: Scan) {
         if !scan.skipped.is_nothing() {
-            self.discovery.skipped += 1;
+            self.count_trouble(Trouble::WalkIncomplete);
             // A tenant can make this happen at will: told once, counted afterwards.
-            if self.discovery.skipped == 1 {
+            if !std::mem::replace(&mut self.discovery.told_skipped, true) {
                 warn!("{}: containers there are not guarded, skipped", scan.skipped);
             }
         }
@@ -203,7 +202,7 @@ impl Reactor {
             }
             Action::Gone(path) => self.let_go(&path),
             Action::Rescan => {
-                self.discovery.overflows += 1;
+                self.count_trouble(Trouble::InotifyOverflow);
                 warn!("inotify lost events: all cgroups are looked at again");
                 self.rescan();
             }
@@ -296,6 +295,7 @@ impl Reactor {
             Ok(group) => group,
             Err(error) if error.is_gone() => return,
             Err(error) => {
+                self.count_trouble(Trouble::NotGuarded);
                 warn!("{error}: not guarded, skipped");
                 return;
             }
@@ -313,6 +313,7 @@ impl Reactor {
             return;
         }
         if !self.discovery.containers.admit(&path) {
+            self.count_trouble(Trouble::NotGuarded);
             warn!("{}: too many containers, not guarded, skipped", path.display());
             return;
         }
@@ -354,6 +355,7 @@ impl Reactor {
                 overwritten: 0,
                 overwritten_since: Moment(0),
             },
+            counts: ContainerCounts::default(),
             inotify: [None; 2],
         };
         self.watches[slot as usize] = Some(Box::new(watch));

@@ -109,6 +109,7 @@ impl Reactor {
         if let Some(domain) = self.domain_mut(who) {
             domain.episode = Some(Box::new(episode));
         }
+        self.count_episode(who, wake);
     }
 
     fn note_decision(&mut self, who: Asker, decision: Decision) {

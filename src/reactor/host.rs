@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::Reactor;
+use super::counters::Trouble;
 use super::token::For;
 use super::watch::Domain;
 use crate::config::{Config, Settings};
@@ -34,10 +35,6 @@ pub(super) struct Host {
     /// Slots of the groups (containers, or a slice in their place) that have stepping tripwires.
     pub stepping: Vec<u32>,
     pub psi: Option<Armed>,
-    /// Steps granted so far, for the metrics: each is a wake-up.
-    pub steps: u64,
-    /// Processes that could not be read in scans.
-    pub unreadable: u64,
     grants: Vec<Member>,
 }
 
@@ -57,8 +54,6 @@ impl Host {
             members: Vec::new(),
             stepping: Vec::new(),
             psi: None,
-            steps: 0,
-            unreadable: 0,
             grants: Vec::with_capacity(64),
         }
     }
@@ -137,6 +132,7 @@ impl Reactor {
                 Some(memory)
             }
             Err(error) => {
+                self.count_trouble(Trouble::FiguresUnreadable);
                 warn!("{error}: this look at the host is skipped");
                 None
             }
@@ -160,7 +156,7 @@ impl Reactor {
         match self.grant(grown) {
             Granted::Steps => {
                 if grown.is_some() {
-                    self.host.steps += 1;
+                    self.counters.steps += 1;
                     // It has room again and is not throttled: the moment to read who is in there.
                     self.identify(None);
                 }

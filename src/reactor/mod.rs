@@ -7,6 +7,7 @@
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
 //! `helper` and `writer` are the threads for what may block.
 
+mod counters;
 mod decision;
 mod discovery;
 mod effects;
@@ -40,10 +41,12 @@ use crate::config::{self, Config, Settings};
 use crate::host::mode::{self, Hierarchies};
 use crate::ids::WatchId;
 use crate::policy::episode::{Effect, Input, Wake};
+use crate::report::Counters;
 use crate::roots::{Buffer, Roots};
 use crate::sys;
 use crate::units::Moment;
 
+use counters::Trouble;
 use decision::Scratch;
 use ending::Endings;
 use helper::{Asker, Helper};
@@ -170,6 +173,7 @@ struct Reactor {
     host: Host,
     endings: Endings,
     recent: record::Recent,
+    counters: Counters,
     state: StateFile,
     state_path: PathBuf,
     /// Held for as long as the daemon lives: only one may move tripwires.
@@ -220,6 +224,7 @@ impl Reactor {
             host: Host::new(&config),
             endings: Endings::new(),
             recent: record::Recent::default(),
+            counters: counters::zero(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -301,6 +306,7 @@ impl Reactor {
                 }
             }
             self.woken_at = Some(self.now());
+            self.counters.wakeups += 1;
             for event in &events {
                 if let Some(what) = For::of(event.token()) {
                     self.on_event(what, event.is_error());
@@ -314,6 +320,7 @@ impl Reactor {
     }
 
     fn on_event(&mut self, what: For, is_error: bool) {
+        self.count_event(what);
         match what {
             For::Signals => self.on_signals(),
             For::Inotify => self.on_inotify(),
@@ -408,8 +415,9 @@ impl Reactor {
         }
     }
 
-    fn save_state(&self) {
+    fn save_state(&mut self) {
         if let Err(error) = self.state.write(&self.state_path) {
+            self.count_trouble(Trouble::StateNotSaved);
             error!("{}: {error}; after a crash tripwires would stay", self.state_path.display());
         }
     }
@@ -418,8 +426,12 @@ impl Reactor {
     fn reload(&mut self) {
         log::notify("RELOADING=1");
         match load(&self.options) {
-            Err(why) => error!("the configuration stays as it was: {why}"),
+            Err(why) => {
+                self.count_reload(false);
+                error!("the configuration stays as it was: {why}");
+            }
             Ok(config) => {
+                self.count_reload(true);
                 log::start(&self.writer, config.guard.log);
                 if config.record != self.config.record {
                     self.writer.reopen(record::log_file(&config));

@@ -50,8 +50,6 @@ pub(super) fn log_file(config: &Config) -> Log {
 pub(super) struct Recent {
     ended: HashMap<Notebook, Ended>,
     holds: HashMap<(String, &'static str), Moment>,
-    /// Holds that were not written because the same was told before.
-    pub suppressed: u64,
 }
 
 /// A notebook over its restarts: the container and its path, or its kernel's id where it has no
@@ -100,7 +98,6 @@ impl Recent {
     fn may_tell(&mut self, container: &str, reason: &'static str, now: Moment) -> bool {
         let key = (container.to_owned(), reason);
         if self.holds.get(&key).is_some_and(|at| now.since(*at) < HOLD_PAUSE) {
-            self.suppressed += 1;
             return false;
         }
         if self.holds.len() >= RECENT_MAX {
@@ -409,6 +406,7 @@ impl Reactor {
         if let Some(serial) = episode.serial {
             self.complete_victim(serial, outcome, &mut incident);
         }
+        self.count_incident(who, &incident);
         if outcome == Outcome::Held && incident.kind == RecordKind::Hold {
             let name = incident.container.as_ref().map_or("host", |c| c.id.as_str()).to_owned();
             let reason = HoldReason::ALL
@@ -417,6 +415,7 @@ impl Reactor {
                 .find(|reason| *reason == incident.reason)
                 .unwrap_or("other");
             if !self.recent.may_tell(&name, reason, now) {
+                self.counters.holds_untold += 1;
                 return;
             }
         }
@@ -488,6 +487,7 @@ impl Reactor {
             if let Some(serial) = serial {
                 self.complete_victim(serial, Outcome::Killed, &mut incident);
             }
+            self.count_incident(Some(id), &incident);
             self.put(&incident);
         }
         if let Some(serial) = serial {
@@ -506,6 +506,7 @@ impl Reactor {
         if told_below {
             return;
         }
+        self.count_kernel_oom(id, count);
         let killed = self.kmsg.as_mut().map(Kmsg::killed).unwrap_or_default();
         let mut incident = self.skeleton(
             Some(id),

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use ::log::{error, info, warn};
 
 use super::Reactor;
+use super::counters::Trouble;
 use super::discovery::parse_limit;
 use super::helper::Work;
 use super::watch::{OVERWRITES, OVERWRITES_IN, Steps};
@@ -137,6 +138,7 @@ impl Reactor {
             watch.high.in_flight += 1;
             self.helper.give(Work::High { watch: id, dir, value, unit });
         }
+        self.counters.tripwire_moves += 1;
     }
 
     /// The container has started: what stands in the file may become systemd's value as well.
@@ -177,6 +179,7 @@ impl Reactor {
         if let Err(error) = result {
             // The file stands; what is lost is that it survives systemd's next reload.
             warn!("{:?}: memory.high as a property of its unit: {error}, skipped", watch.name());
+            self.count_trouble(Trouble::PropertyNotSet);
         }
         let (true, Some(ours)) = (settled, ours) else { return };
         let slot = id.slot as usize;
@@ -228,6 +231,7 @@ impl Reactor {
             watch.high.overwritten_since = now;
         }
         watch.high.overwritten += 1;
+        self.counters.tripwire_overwritten += 1;
         if found < ours {
             info!("{name:?}: somebody set memory.high to {found}, below ours: it is left alone");
             watch.high.original = found;
@@ -250,6 +254,7 @@ impl Reactor {
 
     /// Nobody can agree with us on `memory.high`: PSI alone from here on.
     fn lose_tripwire(&mut self, id: WatchId, why: &str) {
+        self.counters.tripwire_lost += 1;
         let Some(watch) = self.watch_mut(id) else { return };
         warn!("{:?}: {why}: mode psi from now on", watch.name());
         watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::Events };
@@ -324,6 +329,7 @@ impl Reactor {
             match tripwire::set_properties(&self.tool, &values) {
                 Ok(()) => some.iter().for_each(|(inode, ..)| self.state.forget(*inode)),
                 Err(error) => {
+                    self.count_trouble(Trouble::PropertyNotSet);
                     error!("MemoryHigh of {} units was not put back: {error}", some.len());
                 }
             }

@@ -19,7 +19,7 @@ use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::policy::episode::{Machine, Step, Traits, Wake};
 use crate::policy::identity::Identities;
 use crate::policy::rank::Baseline;
-use crate::report::{Incident, Timings};
+use crate::report::{ContainerCounts, Incident, Timings};
 use crate::sys::psi::{self, Armed};
 use crate::units::{Bytes, Moment};
 
@@ -142,6 +142,7 @@ pub struct Watch {
     pub psi: Option<Armed>,
     pub v1_events: Vec<OwnedFd>,
     pub high: High,
+    pub counts: ContainerCounts,
     /// Its directory, as the inotify watches know it.
     pub inotify: [Option<nix::sys::inotify::WatchDescriptor>; 2],
 }

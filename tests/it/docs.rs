@@ -21,18 +21,6 @@ use crate::{read, root};
 const MODES: [Mode; 6] =
     [Mode::HighPsi, Mode::High, Mode::Psi, Mode::Events, Mode::V1Threshold, Mode::None];
 
-/// Everything that a wake-up may be called in a record.
-const WAKES: [Wake; 8] = [
-    Wake::High,
-    Wake::Max,
-    Wake::Psi,
-    Wake::V1Threshold,
-    Wake::HostStep,
-    Wake::HostPsi,
-    Wake::Armed,
-    Wake::Asked,
-];
-
 #[test]
 fn the_readme_has_every_exit_code_and_no_other() {
     let told: Vec<String> = rows("| exit code |").iter().map(|row| row.join(" ")).collect();
@@ -109,13 +97,13 @@ fn the_readme_has_every_mode_reason_and_trigger() {
     assert_eq!(modes, MODES.map(|mode| mode.as_str().to_owned()));
     let told: BTreeSet<String> =
         rows("| kind | reason |").iter().map(|row| row[1].clone()).collect();
-    let kills = [KillWhy::Largest, KillWhy::Growing, KillWhy::NotebookMax].map(KillWhy::as_str);
+    let kills = KillWhy::ALL.map(KillWhy::as_str);
     let made = HoldReason::ALL.map(HoldReason::as_str);
     let all = kills.iter().chain(&made).chain(&["kernel-oom"]).map(|reason| format!("`{reason}`"));
     assert_eq!(told, all.collect());
     let triggers = rows("| key | meaning |");
     let triggers = triggers.iter().find(|row| row[0] == "`trigger`").expect("a row for `trigger`");
-    for wake in WAKES {
+    for wake in Wake::ALL {
         assert!(triggers[1].contains(&format!("`{}`", wake.as_str())), "{}", wake.as_str());
     }
 }
