@@ -4,4 +4,5 @@
 pub mod api;
 pub mod file;
 pub mod line;
+pub mod metrics;
 pub mod page;
