@@ -592,6 +592,38 @@ pub fn render(format: Format, survey: &Survey, counters: Option<&Counters>) -> S
     out.text
 }
 
+const MANUAL: &str = "\
+# Metrics
+
+`nbguard doc metrics` writes this page from the table in `src/observe/metrics.rs`. `GET /metrics`
+answers in OpenMetrics 1.0 if the request's `Accept` names it, else in Prometheus' text format.
+
+- A container's label is its name; where two have the same one, the id's first twelve digits follow.
+- At most 200 containers and the 20 largest notebooks of each have series of their own. What is
+  beyond is summed up as `other` where a sum says something.
+- Counters of a container begin at zero when it is watched, and go when it goes. Those without a
+  container stay until the daemon ends.
+- Whoever asks from within a container gets the gauges of that container alone.
+
+| name | type | labels | meaning |
+|---|---|---|---|
+";
+
+/// The text of `packaging/doc/metrics.md`.
+pub fn manual() -> String {
+    let mut text = MANUAL.to_owned();
+    for metric in METRICS {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let kind = metric.kind.as_str();
+        let name = match metric.kind {
+            Kind::Histogram => metric.name.to_owned(),
+            _ => metric.sample(),
+        };
+        let _ = writeln!(text, "| `{name}` | {kind} | {} | {} |", labels.join(", "), metric.help);
+    }
+    text
+}
+
 /// The label of each container: its name, made different where two have the same.
 fn labels(own: &[ContainerView]) -> Vec<String> {
     let mut taken: HashSet<String> = HashSet::from([OTHER.to_owned()]);

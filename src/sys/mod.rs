@@ -6,5 +6,6 @@ pub mod memory;
 pub mod pidfd;
 pub mod psi;
 pub mod random;
+pub mod spawn;
 pub mod terminal;
 pub mod xattr;
