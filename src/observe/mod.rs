@@ -5,4 +5,5 @@ pub mod answer;
 pub mod api;
 pub mod file;
 pub mod line;
+pub mod metrics;
 pub mod page;

@@ -146,6 +146,7 @@ impl Reactor {
         counters.lost = Tally::of(["queue-full", "not-written"]);
         counters.lost.add_many("queue-full", lost.dropped.load(Ordering::Relaxed));
         counters.lost.add_many("not-written", lost.failed.load(Ordering::Relaxed));
+        counters.hooks = self.hook.counted();
         counters.guard.resident = resident();
         counters.guard.uptime = self.began.elapsed();
         counters

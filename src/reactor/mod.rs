@@ -13,6 +13,7 @@ mod discovery;
 mod effects;
 mod ending;
 mod helper;
+mod hook;
 mod host;
 mod log;
 mod record;
@@ -50,6 +51,7 @@ use counters::Trouble;
 use decision::Scratch;
 use ending::Endings;
 use helper::{Asker, Helper};
+use hook::Hook;
 use host::Host;
 use token::For;
 use watch::{Domain, Watch};
@@ -57,6 +59,9 @@ use writer::Writer;
 
 /// Events taken from the kernel in one turn. What does not fit comes in the next.
 const EVENTS: usize = 128;
+
+/// How long a stop waits for hooks that were told already. systemd gives 90 s for all of it.
+const HOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the daemon is started.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -174,6 +179,7 @@ struct Reactor {
     endings: Endings,
     recent: record::Recent,
     counters: Counters,
+    hook: Hook,
     state: StateFile,
     state_path: PathBuf,
     /// Held for as long as the daemon lives: only one may move tripwires.
@@ -225,6 +231,7 @@ impl Reactor {
             endings: Endings::new(),
             recent: record::Recent::default(),
             counters: counters::zero(),
+            hook: Hook::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -451,6 +458,7 @@ impl Reactor {
         log::notify("STOPPING=1");
         self.thaw_left_over();
         let restored = self.restore_all();
+        self.hook.finish(HOOK_PATIENCE);
         info!("nbguardd stops, {restored} tripwires put back as they were found");
     }
 }

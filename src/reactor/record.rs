@@ -471,7 +471,10 @@ impl Reactor {
     fn put(&self, incident: &Incident) {
         info!("{}", observe::line::line(incident));
         match serde_json::to_string(incident) {
-            Ok(json) => self.writer.record(json),
+            Ok(json) => {
+                self.hook.tell(&self.config.hook, incident, &json);
+                self.writer.record(json);
+            }
             Err(error) => warn!("a record could not be written as JSON: {error}, skipped"),
         }
     }

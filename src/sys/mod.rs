@@ -7,5 +7,6 @@ pub mod peer;
 pub mod pidfd;
 pub mod psi;
 pub mod random;
+pub mod spawn;
 pub mod terminal;
 pub mod xattr;

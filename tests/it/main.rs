@@ -1,6 +1,7 @@
 //! The one integration binary: what no unit can show for itself.
 //!
-//! `layers` holds the source tree against its ranks, `docs` every list against its copies, `cli`
+//! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
+//! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
 //! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
 //! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`).
 //!
@@ -19,7 +20,9 @@ mod footprint;
 mod ground;
 mod layers;
 mod live;
+mod metrics;
 mod notebooks;
+mod openmetrics;
 mod reactor;
 
 use std::path::{Path, PathBuf};
