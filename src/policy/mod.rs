@@ -12,6 +12,7 @@ pub mod explain;
 pub mod identity;
 pub mod rank;
 pub mod stepping;
+pub mod telling;
 pub mod tree;
 
 #[cfg(test)]
