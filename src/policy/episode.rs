@@ -435,8 +435,9 @@ impl Machine {
                 self.wake = wake;
                 out.push(Effect::Look);
             }
-            // PSI fires at most once a window, so this cannot become a storm.
-            State::Lifted { .. } if wake != Wake::High && wake != Wake::Max => {
+            // PSI fires at most once a window, so this cannot become a storm. Whoever asks each
+            // second would only draw out the pauses of its own looks.
+            State::Lifted { .. } if !matches!(wake, Wake::High | Wake::Max | Wake::Asked) => {
                 out.push(Effect::Look);
             }
             // The open decision or kill is what this event asks for.

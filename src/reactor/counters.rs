@@ -51,10 +51,16 @@ pub(super) enum Trouble {
     StateNotSaved,
     /// A value could not be given to systemd.
     PropertyNotSet,
+    /// A door of the HTTP interface could not be opened.
+    DoorNotOpened,
+    /// A client came when there were too many.
+    ClientRefused,
+    /// A client did not get done in its time.
+    ClientLate,
 }
 
 impl Trouble {
-    const ALL: [Trouble; 8] = [
+    const ALL: [Trouble; 11] = [
         Trouble::ProcessUnreadable,
         Trouble::FiguresUnreadable,
         Trouble::SignalRefused,
@@ -63,6 +69,9 @@ impl Trouble {
         Trouble::InotifyOverflow,
         Trouble::StateNotSaved,
         Trouble::PropertyNotSet,
+        Trouble::DoorNotOpened,
+        Trouble::ClientRefused,
+        Trouble::ClientLate,
     ];
 
     fn as_str(self) -> &'static str {
@@ -75,6 +84,9 @@ impl Trouble {
             Trouble::InotifyOverflow => "inotify-overflow",
             Trouble::StateNotSaved => "state-not-saved",
             Trouble::PropertyNotSet => "property-not-set",
+            Trouble::DoorNotOpened => "door-not-opened",
+            Trouble::ClientRefused => "client-refused",
+            Trouble::ClientLate => "client-late",
         }
     }
 }
@@ -100,7 +112,7 @@ pub(super) fn zero() -> Counters {
     }
 }
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "signal",
     "inotify",
     "helper",
@@ -110,6 +122,7 @@ const SOURCES: [&str; 9] = [
     "v1-threshold",
     "victim",
     "followed",
+    "http",
 ];
 
 fn source(what: For) -> &'static str {
@@ -123,6 +136,7 @@ fn source(what: For) -> &'static str {
         For::V1(_) => "v1-threshold",
         For::Victim { .. } => "victim",
         For::Followed(_) => "followed",
+        For::Door(_) | For::Client { .. } => "http",
     }
 }
 
@@ -139,7 +153,6 @@ fn known(reason: &str) -> &'static str {
 
 impl Reactor {
     /// What was counted until now.
-    #[allow(dead_code)]
     pub(super) fn counted(&self) -> Counters {
         let mut counters = self.counters.clone();
         let lost = &self.writer.lost;
@@ -238,7 +251,6 @@ impl Reactor {
     }
 
     /// A request was answered.
-    #[allow(dead_code)]
     pub(super) fn count_answer(&mut self, code: u16) {
         let code = CODES.iter().find(|(known, _)| *known == code).map_or("other", |(_, text)| text);
         self.counters.http.add(code);
@@ -272,6 +284,8 @@ mod tests {
             For::V1(ids),
             For::Victim { serial: 0, index: 0 },
             For::Followed(None),
+            For::Door(0),
+            For::Client { slot: 0, generation: 0 },
         ] {
             assert!(counters.events.iter().any(|(label, _)| label == source(what)), "{what:?}");
         }

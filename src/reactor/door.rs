@@ -20,7 +20,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
-use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::config::HttpSettings;
 
@@ -59,7 +59,12 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     /// `folder` and `name`: what to take away at the end, if it still is ours (`inode`).
-    Unix { listener: UnixListener, folder: File, name: OsString, inode: u64 },
+    Unix {
+        listener: UnixListener,
+        folder: File,
+        name: OsString,
+        inode: u64,
+    },
     Tcp(TcpListener),
 }
 
@@ -158,13 +163,17 @@ fn folder(path: &Path) -> Result<File, String> {
         .open(path)
         .map_err(|e| failed(&e))?;
     let about = folder.metadata().map_err(|e| failed(&e))?;
-    if about.uid() != 0 && about.uid() != Uid::effective().as_raw() {
+    if about.uid() != 0 && !is_own(about.uid()) {
         return Err(failed(&format_args!("it belongs to user {}", about.uid())));
     }
     if about.mode() & 0o022 != 0 {
         return Err(failed(&"others may write in it (chmod 755)"));
     }
     Ok(folder)
+}
+
+fn is_own(uid: u32) -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == uid)
 }
 
 /// Takes away what an earlier guard left; never what is no socket, nor what is in use.
@@ -281,7 +290,8 @@ mod tests {
 
     impl Place {
         fn new(name: &str) -> Place {
-            let dir = std::env::temp_dir().join(format!("nbguard-door-{name}-{}", std::process::id()));
+            let dir =
+                std::env::temp_dir().join(format!("nbguard-door-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&dir);
             fs::create_dir(&dir).unwrap();
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();

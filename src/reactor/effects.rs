@@ -325,6 +325,9 @@ impl Reactor {
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
                 Answer::Frozen { serial } => self.on_frozen(serial),
                 Answer::Described { watch, container } => self.on_described(watch, *container),
+                Answer::Surveyed { watch, read, last } => self.on_surveyed(watch, read, last),
+                // Sent on at the end of the turn, with what else is due to clients.
+                Answer::Incidents { client, body } => self.http.deliver(client, body),
             }
         }
     }

@@ -5,18 +5,22 @@
 //! `discovery` adds and removes watches, `watch` is what one is, `tripwire` moves `memory.high`,
 //! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
-//! `helper` and `writer` are the threads for what may block.
+//! `helper` and `writer` are the threads for what may block. `door` is where others ask, `http`
+//! answers them, `survey` has the figures for that.
 
 mod counters;
 mod decision;
 mod discovery;
+mod door;
 mod effects;
 mod ending;
 mod helper;
 mod hook;
 mod host;
+mod http;
 mod log;
 mod record;
+mod survey;
 mod token;
 mod tripwire;
 mod watch;
@@ -180,6 +184,8 @@ struct Reactor {
     recent: record::Recent,
     counters: Counters,
     hook: Hook,
+    http: http::Http,
+    surveys: survey::Surveys,
     state: StateFile,
     state_path: PathBuf,
     /// Held for as long as the daemon lives: only one may move tripwires.
@@ -232,6 +238,8 @@ impl Reactor {
             recent: record::Recent::default(),
             counters: counters::zero(),
             hook: Hook::default(),
+            http: http::Http::default(),
+            surveys: survey::Surveys::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -273,6 +281,7 @@ impl Reactor {
         self.arm_host();
         self.rescan();
         self.restore_left_over();
+        self.open_doors();
         // First: what is locked is not given back.
         sys::memory::trim();
         if self.config.guard.lock_memory
@@ -303,7 +312,11 @@ impl Reactor {
     fn turn_until_told(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.stopping {
-            let patience = self.deadline().map(|at| at.since(self.now()));
+            // Between two containers of a survey the kernel is asked what else there is.
+            let patience = match self.surveys.has_work() || self.http.has_more() {
+                true => Some(Duration::ZERO),
+                false => self.deadline().map(|at| at.since(self.now())),
+            };
             match self.poll.poll(&mut events, patience) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -320,6 +333,8 @@ impl Reactor {
                 }
             }
             self.run_deadlines();
+            // Whoever asks comes after everything that guards.
+            self.run_http(&events);
             if std::mem::take(&mut self.reload) {
                 self.reload();
             }
@@ -327,8 +342,12 @@ impl Reactor {
     }
 
     fn on_event(&mut self, what: For, is_error: bool) {
+        if matches!(what, For::Door(_) | For::Client { .. }) {
+            return;
+        }
         self.count_event(what);
         match what {
+            For::Door(_) | For::Client { .. } => {}
             For::Signals => self.on_signals(),
             For::Inotify => self.on_inotify(),
             For::Helper => self.on_answers(),
@@ -366,6 +385,8 @@ impl Reactor {
             .chain(self.host.domain.machine.deadline())
             .chain(self.endings.deadline())
             .chain(self.discovery.deadline())
+            .chain(self.http.deadline())
+            .chain(self.surveys.deadline())
             .min()
     }
 
@@ -447,6 +468,7 @@ impl Reactor {
                 self.refresh_sources();
                 self.reload_host();
                 let rearmed = self.apply_config();
+                self.open_doors();
                 info!("configuration read again: {rearmed} containers armed anew");
             }
         }
@@ -456,6 +478,7 @@ impl Reactor {
     /// A clean stop: every tripwire goes back to what was found.
     fn stop(&mut self) {
         log::notify("STOPPING=1");
+        self.close_doors();
         self.thaw_left_over();
         let restored = self.restore_all();
         self.hook.finish(HOOK_PATIENCE);

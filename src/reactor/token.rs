@@ -24,6 +24,12 @@ pub enum For {
     },
     /// A process that is followed while the tripwire is lifted; `None` of the host's domain.
     Followed(Option<WatchId>),
+    /// Somebody waits at a door of the HTTP interface (its number).
+    Door(u32),
+    Client {
+        slot: u32,
+        generation: u32,
+    },
 }
 
 const KIND: u32 = 60;
@@ -46,6 +52,8 @@ impl For {
             For::Victim { serial, index } => (4, serial, index),
             For::Followed(Some(id)) => (5, id.generation, id.slot),
             For::Followed(None) => (5, 0, NO_WATCH),
+            For::Door(number) => (6, 0, number),
+            For::Client { slot, generation } => (7, generation, slot),
         };
         let generation = (generation & GENERATION_MASK) as usize;
         Token(kind << KIND | generation << GENERATION | slot as usize)
@@ -67,6 +75,8 @@ impl For {
             (4, _) => For::Victim { serial: generation, index: slot },
             (5, NO_WATCH) => For::Followed(None),
             (5, _) => For::Followed(Some(id)),
+            (6, _) => For::Door(slot),
+            (7, _) => For::Client { slot, generation },
             _ => return None,
         })
     }
@@ -90,6 +100,7 @@ mod tests {
             all.extend([For::Events(id), For::Psi(id), For::V1(id), For::Followed(Some(id))]);
         }
         all.extend([For::Followed(None), For::Victim { serial: 9, index: 10_000 }]);
+        all.extend([For::Door(2), For::Client { slot: 15, generation: GENERATION_MASK }]);
         for what in &all {
             assert_eq!(For::of(what.token()), Some(*what));
         }
