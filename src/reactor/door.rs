@@ -52,7 +52,6 @@ impl Door {
 /// A door that is open.
 #[derive(Debug)]
 pub struct Listener {
-    pub door: Door,
     socket: Socket,
 }
 
@@ -81,7 +80,7 @@ impl Listener {
             }
             Door::Tcp => http.listen.map(tcp),
         };
-        Some(socket?.map(|socket| Listener { door, socket }))
+        Some(socket?.map(|socket| Listener { socket }))
     }
 
     pub fn raw(&self) -> RawFd {

@@ -18,12 +18,14 @@ mod daemon;
 mod docs;
 mod footprint;
 mod ground;
+mod http;
 mod layers;
 mod live;
 mod metrics;
 mod notebooks;
 mod openmetrics;
 mod reactor;
+mod schema;
 
 use std::path::{Path, PathBuf};
 
