@@ -27,9 +27,9 @@ use crate::policy::explain::Facts;
 use crate::policy::identity::{MAX_IDENTITIES, Wanted as Reading};
 use crate::policy::rank::Purpose;
 use crate::policy::telling::{self, Bounds, TEXT_MAX, Told};
-use crate::report::{self, ContainerView, HostView, NotebookView, SCHEMA, Would};
+use crate::report::{self, ContainerView, HostView, SCHEMA, Would};
 use crate::sys;
-use crate::units::{Bytes, Moment};
+use crate::units::Moment;
 
 /// Figures younger than this are the answer for the next one who asks, too.
 const FRESH: Duration = Duration::from_secs(1);
@@ -53,6 +53,8 @@ const PROCESSES_ALL: usize = 16_384;
 const SERVERS_MAX: usize = 64;
 /// Notebooks of all containers that are kept for answers in the midst of an episode.
 const KEPT: usize = 512;
+
+const _: () = assert!(NOTEBOOKS_LEAST < NOTEBOOKS_MAX && NOTEBOOKS_MAX < NOTEBOOKS_ALL);
 
 /// Whose figures: one container's, or all.
 pub(super) type Whose = Option<WatchId>;
@@ -424,12 +426,11 @@ impl Reactor {
         let would = told.would(&rows, &facts);
         view.would = would;
         view.sum = scratch.ranking.rows().iter().map(|row| row.figure()).sum();
-        view.ratio = part(view.sum, view.total);
+        view.ratio = telling::part(view.sum, view.total);
         view.notebooks_total = count(scratch.ranking.rows().len());
         view.servers = told.servers(SERVERS_MAX);
         view.unattributed = told.unattributed();
-        view.notebooks = rows.into_iter().map(|row| notebook(row, &told, view.total)).collect();
-        view.notebooks.sort_by_key(|notebook| std::cmp::Reverse(notebook.memory));
+        view.notebooks = told.notebooks(rows, view.total);
         Some(view)
     }
 
@@ -599,36 +600,6 @@ fn fill_figures(view: &mut ContainerView, figures: &Figures) {
     if let Field::Known(psi) = figures.psi {
         view.psi_some_avg10 = Some(f64::from(psi.some_avg10) / 100.0);
         view.psi_full_avg10 = Some(f64::from(psi.full_avg10) / 100.0);
-    }
-}
-
-fn notebook(row: report::Row, told: &Told<'_>, total: Bytes) -> NotebookView {
-    let key = ProcKey { pid: row.pid, start: row.start };
-    let workload = told.forest.workloads().iter().find(|workload| workload.root == key);
-    NotebookView {
-        pid: row.pid,
-        start: row.start,
-        memory: row.memory,
-        lower: row.lower,
-        upper: row.upper,
-        share: part(row.memory, total),
-        name: row.name,
-        notebook: row.notebook,
-        kernel_id: row.kernel_id,
-        uid: row.uid,
-        container_pid: told.ids.get(key).map(|identity| identity.nspid),
-        eligible: row.eligible,
-        because: row.because,
-        processes: row.members,
-        processes_total: count(workload.map_or(0, |workload| told.forest.members(workload).len())),
-    }
-}
-
-/// To a ten-thousandth: what is shown is a percent.
-fn part(of: Bytes, whole: Bytes) -> f64 {
-    match whole {
-        Bytes::ZERO => 0.0,
-        _ => (of.0 as f64 / whole.0 as f64 * 10_000.0).round() / 10_000.0,
     }
 }
 
