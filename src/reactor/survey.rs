@@ -36,6 +36,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the reading of identities may hold up an answer: a throttled process once held up
 /// the reader of its `cmdline` for 491 ms. The answer then stands on what is known.
 const IDENTITIES_TIME: Duration = Duration::from_millis(250);
+/// The same where nothing is known yet: an answer would say that there are no notebooks.
+const FIRST_TIME: Duration = Duration::from_secs(2);
 /// Identities that are asked for at once: 40 µs each.
 const IDENTITIES_AT_ONCE: usize = 2048;
 /// When the last one who asked did so this long ago, nothing is kept any more.
@@ -346,7 +348,9 @@ impl Reactor {
         if !asked {
             let wanted = self.unread(id);
             if !wanted.is_empty() {
-                let until = self.now().plus(IDENTITIES_TIME);
+                let first = self.watch(id).is_none_or(|w| w.domain.identities.is_empty());
+                let time = if first { FIRST_TIME } else { IDENTITIES_TIME };
+                let until = self.now().plus(time);
                 // By a thread of its own: a throttled process blocks its reader, and the reader of
                 // the decisions must not wait behind that.
                 if self.helper.ask_slowly(Question::Survey { watch: id, keys: wanted }) {

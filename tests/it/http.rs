@@ -475,6 +475,42 @@ fn settle(daemon: &Daemon) {
 }
 
 #[test]
+fn in_the_midst_of_an_episode_the_answer_is_what_was_seen_last() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "http-episode");
+    house.configure("signals = [\"TERM\", \"KILL\"]\ngrace = \"5m\"");
+    let container = house.container(&ground, LIMIT);
+    let server = Server::stubborn(&container, 2);
+    let daemon = start(&house);
+    let doors = Doors::of(&house);
+    assert_eq!(doors.survey().containers[0].notebooks.len(), 2);
+    let seen = Instant::now();
+    server.notebooks[1].grow_to(&container, PRESSED);
+    server.wait_term();
+    let asked = Instant::now();
+    let reply = doors.get("/api/v1/containers");
+    let (took, age) = (asked.elapsed(), asked - seen);
+    assert!(took < Duration::from_secs(2), "answered after {took:?}");
+    schema::check("containers", &reply.json());
+    let survey: Survey = reply.read();
+    let [view] = &survey.containers[..] else { panic!("{survey:?}") };
+    assert_eq!((view.state.as_str(), view.notebooks.len()), ("killing", 2));
+    assert!(u128::from(survey.age_ms) >= age.as_millis(), "{} ms", survey.age_ms);
+    assert_eq!(doors.get("/metrics").code, 200);
+    assert_eq!(doors.get("/healthz").code, 200);
+    assert_eq!(doors.get("/api/v1/incidents").code, 200);
+    // One that was never looked at is told in outline.
+    let late = house.container(&ground, LIMIT);
+    house.told(&late.name(), 0);
+    let survey = doors.survey();
+    let view = survey.containers.iter().find(|view| view.id == late.id).unwrap();
+    assert_eq!((view.limit, view.would.reason.as_str()), (Some(LIMIT), "unknown"));
+    assert!(server.notebooks.iter().all(|notebook| notebook.is_alive()));
+    assert!(daemon.stop().success());
+}
+
+#[test]
 fn figures_that_were_asked_for_pass_through_the_gate() {
     let _alone = alone();
     let Some(ground) = ground() else { return };
