@@ -10,7 +10,7 @@ use super::watch::{Kind, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
 use crate::config::Gate as GateForm;
-use crate::facts::{Field, Figures, Limit, Proc, Why};
+use crate::facts::{Figures, Limit, Proc};
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::decide::{
@@ -396,14 +396,15 @@ impl Reactor {
     pub(super) fn ask(&mut self, who: Asker) {
         let Some(domain) = self.domain_mut(who) else { return };
         let Some(wanted) = domain.wanted.take() else { return };
+        let episode = domain.episode_id();
         match *wanted {
             Wanted::Identities(keys) => {
                 domain.reading = true;
-                self.helper.ask(Question::Identify { asker: who, keys });
+                self.helper.ask(Question::Identify { asker: who, episode, keys });
             }
             Wanted::Pss(keys) => {
                 let until = std::time::Instant::now() + ANSWER_BUDGET;
-                self.helper.ask(Question::Pss { asker: who, keys, until });
+                self.helper.ask(Question::Pss { asker: who, episode, keys, until });
             }
         }
     }
@@ -505,18 +506,5 @@ fn find_inits(procs: &[Proc], inits: &mut [Option<u32>]) {
             .filter(|p| !of_it().any(|other| other.key.pid == p.ppid))
             .min_by_key(|p| (p.key.start, p.key.pid))
             .map(|p| p.key.pid);
-    }
-}
-
-/// What the helper found for an episode.
-pub(super) fn keep_pss(into: &mut Vec<(ProcKey, Field<Bytes>)>, pss: Vec<(ProcKey, Field<Bytes>)>) {
-    for (key, value) in pss {
-        let value = match value {
-            // Asked for and not had: not asked for again.
-            Field::Unknown(Why::NotRead) => Field::Unknown(Why::TimedOut),
-            other => other,
-        };
-        into.retain(|(known, _)| *known != key);
-        into.push((key, value));
     }
 }
