@@ -16,7 +16,7 @@ use super::Reactor;
 use super::counters::Trouble;
 use super::helper::Question;
 use super::token::{For, next_generation};
-use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
+use super::watch::{self, Domain, High, Kind, Steps, Watch, unit_of};
 use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
@@ -149,7 +149,11 @@ impl Reactor {
             }
         }
         let limit_file = discover::limit_file(&self.hierarchies);
+        // One that is watched tells of its limit by itself: inotify gives a file one watch only.
         for found in &scan.covered {
+            if self.at(&found.path).is_some() {
+                continue;
+            }
             let root = self.hierarchies.memory_root();
             let file = found.path.join(limit_file);
             place(&mut self.discovery.covered, &self.inotify, root, &file, discover::LIMIT_MASK);
@@ -406,9 +410,11 @@ impl Reactor {
                 Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
             }
         }
-        if let Some(watch) = self.watch_mut(id) {
-            watch.inotify = placed;
-        }
+        let Some(watch) = watch::of_mut(id, &mut self.watches) else { return };
+        watch.inotify = placed;
+        // It got a limit of its own: inotify gives a file one watch only, which is now this one.
+        let file = watch.found.path.join(discover::limit_file(&self.hierarchies));
+        self.discovery.covered.forget(&file);
     }
 
     /// Reads where the group stands, and arms what can tell that it runs short.
