@@ -321,7 +321,12 @@ impl Reactor {
                 Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
                 Answer::Frozen { serial } => self.on_frozen(serial),
-                Answer::Described { watch, container } => self.on_described(watch, *container),
+                Answer::Described { watch: Some(id), container, .. } => {
+                    self.on_described(id, *container);
+                }
+                Answer::Described { watch: None, found, container } => {
+                    self.on_ignored_described(*found, *container);
+                }
             }
         }
     }

@@ -49,9 +49,10 @@ pub enum Question {
         keys: Vec<ProcKey>,
         until: Instant,
     },
-    /// What a container is called, where its engine had not written it yet.
+    /// What a container is called, where its engine had not written it yet; without a watch if it
+    /// is ignored for now.
     Describe {
-        watch: WatchId,
+        watch: Option<WatchId>,
         found: Box<Found>,
         sources: Arc<Sources>,
     },
@@ -105,7 +106,8 @@ pub enum Answer {
         serial: u32,
     },
     Described {
-        watch: WatchId,
+        watch: Option<WatchId>,
+        found: Box<Found>,
         container: Box<Container>,
     },
 }
@@ -229,7 +231,7 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
             }
             Question::Describe { watch, found, sources } => {
                 let container = Box::new(container::describe(roots, &found, &sources));
-                reply.give(Answer::Described { watch, container });
+                reply.give(Answer::Described { watch, found, container });
             }
             Question::Trackers { serial, keys } => {
                 let now = jupyter::boot_ticks();

@@ -249,6 +249,21 @@ fn a_container_that_goes_in_mid_episode_takes_nothing_with_it() {
     assert!(daemon.stop().success());
 }
 
+#[test]
+fn a_container_whose_engine_describes_it_late_is_guarded_as_its_rule_says() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "late");
+    let daemon = start(&house);
+    let id = ground.next_id();
+    let container = ground.make(id.clone(), LIMIT).unwrap();
+    // All are ignored but those whose names a rule knows, and this one has no name yet.
+    house.told(&format!("{:?}: a rule or label says to ignore it", &id[..12]), 0);
+    house.describe(&id, 0);
+    house.told(&format!("watching {:?}", container.name()), 0);
+    assert!(daemon.stop().success());
+}
+
 /// A container made inside another one, as its own engine makes it: no engine of the host knows it.
 struct Nested(Vec<PathBuf>);
 
