@@ -206,6 +206,11 @@ impl Figures {
     pub fn unreclaimable(&self) -> Bytes {
         self.usage.less(self.inactive_file).less(self.active_file).less(self.slab_reclaimable)
     }
+
+    /// The same with what is swapped out, as far as that is known: what an end gives back.
+    pub fn held(&self) -> Bytes {
+        self.unreclaimable().plus(self.swap.known().unwrap_or_default())
+    }
 }
 
 /// The host's memory (`/proc/meminfo`, proc_meminfo(5)).
@@ -215,6 +220,13 @@ pub struct HostMemory {
     pub available: Bytes,
     pub swap_total: Bytes,
     pub swap_free: Bytes,
+}
+
+impl HostMemory {
+    /// What is not available, and what is swapped out.
+    pub fn held(&self) -> Bytes {
+        self.total.less(self.available).plus(self.swap_total.less(self.swap_free))
+    }
 }
 
 /// The name a process gives itself: at most 15 bytes and a NUL (proc_pid_comm(5)). Untrusted.

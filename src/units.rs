@@ -38,6 +38,14 @@ impl Bytes {
         Bytes(self.0.saturating_sub(other.0))
     }
 
+    /// In whole pages: the kernel rounds what is written to a limit of a cgroup
+    /// (mm/page_counter.c), and what is compared with the file must be rounded too.
+    #[must_use]
+    pub const fn whole_pages(self) -> Bytes {
+        const PAGE: u64 = 4096;
+        Bytes(self.0 / PAGE * PAGE)
+    }
+
     #[must_use]
     pub fn times(self, share: Share) -> Bytes {
         let bytes = u128::from(self.0) * u128::from(share.0) / u128::from(Share::ONE.0);

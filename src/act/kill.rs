@@ -66,6 +66,8 @@ pub struct Member {
     pub spare: Spare,
     pub standing: Standing,
     pidfd: Option<OwnedFd>,
+    /// Nobody will tell when its descriptor turns readable.
+    unheard: bool,
 }
 
 impl Member {
@@ -82,8 +84,8 @@ impl Member {
 #[derive(Debug)]
 pub struct Job {
     members: Vec<Member>,
-    /// Pids of all members ever added, sorted: a sweep asks it for each pid it sees.
-    pids: Vec<u32>,
+    /// Of all members ever added, sorted: a sweep asks it for each process it sees.
+    keys: Vec<ProcKey>,
     signal: i32,
     /// How many rungs of the ladder were taken after the first.
     rung: u8,
@@ -98,7 +100,7 @@ impl Job {
     pub fn with_room(members: usize) -> Job {
         Job {
             members: Vec::with_capacity(members),
-            pids: Vec::with_capacity(members),
+            keys: Vec::with_capacity(members),
             signal: libc::SIGKILL,
             rung: 0,
             begun: Moment(0),
@@ -111,7 +113,7 @@ impl Job {
     /// Ready for the next tree; keeps its room.
     pub fn begin(&mut self, now: Moment, signal: i32) {
         self.members.clear();
-        self.pids.clear();
+        self.keys.clear();
         self.signal = signal;
         self.rung = 0;
         self.begun = now;
@@ -124,8 +126,9 @@ impl Job {
         &self.members
     }
 
-    pub fn knows(&self, pid: u32) -> bool {
-        self.pids.binary_search(&pid).is_ok()
+    /// By its start as well: a child that is forked late may get the pid of one that died early.
+    pub fn knows(&self, key: ProcKey) -> bool {
+        self.keys.binary_search(&key).is_ok()
     }
 
     /// Opens, checks and signals these processes, parents first. Returns how many were signalled.
@@ -137,9 +140,8 @@ impl Job {
         let mut first = self.members.len();
         let mut signalled = 0;
         for target in targets {
-            if self.knows(target.key.pid) {
-                continue;
-            }
+            let Err(at) = self.keys.binary_search(&target.key) else { continue };
+            self.keys.insert(at, target.key);
             let mut opened = signals.open(target.key.pid);
             if matches!(&opened, Err(e) if is_out_of_descriptors(e)) {
                 signalled += self.check_and_signal(signals, first);
@@ -159,9 +161,8 @@ impl Job {
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => (None, Standing::Gone),
                 Err(e) => (None, Standing::Refused(e.raw_os_error().unwrap_or(0))),
             };
-            let at = self.pids.partition_point(|pid| *pid < target.key.pid);
-            self.pids.insert(at, target.key.pid);
-            self.members.push(Member { key: target.key, spare: target.spare, standing, pidfd });
+            let Target { key, spare } = *target;
+            self.members.push(Member { key, spare, standing, pidfd, unheard: false });
         }
         signalled + self.check_and_signal(signals, first)
     }
@@ -195,11 +196,11 @@ impl Job {
     }
 
     /// What a helper found out about an unread process.
-    pub fn settle_unread<S: Signals>(&mut self, signals: &mut S, pid: u32, is_tracker: bool) {
+    pub fn settle_unread<S: Signals>(&mut self, signals: &mut S, key: ProcKey, is_tracker: bool) {
         let trackers = self.members.iter().filter(|m| m.spare == Spare::Tracker).count();
         let signal = self.signal;
         let Some(member) =
-            self.members.iter_mut().find(|m| m.key.pid == pid && m.spare == Spare::Unread)
+            self.members.iter_mut().find(|m| m.key == key && m.spare == Spare::Unread)
         else {
             return;
         };
@@ -241,6 +242,24 @@ impl Job {
             self.main_dead_at = Some(now);
         }
         pidfd
+    }
+
+    /// Nobody will tell of this member's exit: it is to be asked for.
+    pub fn unheard(&mut self, index: usize) {
+        if let Some(member) = self.members.get_mut(index) {
+            member.unheard = true;
+        }
+    }
+
+    /// Asks for the exits that nobody tells of.
+    pub fn ask_unheard(&mut self, now: Moment, has_exited: impl Fn(BorrowedFd<'_>) -> bool) {
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            let asked = member.unheard && member.is_left();
+            if asked && member.pidfd().is_some_and(&has_exited) {
+                self.died(now, index);
+            }
+        }
     }
 
     /// All are dead, gone or refused, trackers aside.
@@ -398,6 +417,19 @@ mod tests {
     }
 
     #[test]
+    fn a_late_child_with_the_pid_of_a_dead_one_is_signalled_as_well() {
+        let mut signals = recorder(&[(10, 100)]);
+        let mut job = job();
+        let first = target(10, 100, Spare::No);
+        assert_eq!(job.add(&mut signals, &[first, first]), 1, "once is enough");
+        job.died(Moment(1), 0);
+        signals.starts.insert(10, 200);
+        let late = target(10, 200, Spare::No);
+        assert!(job.knows(first.key) && !job.knows(late.key));
+        assert_eq!(job.add(&mut signals, &[late]), 1);
+    }
+
+    #[test]
     fn parents_are_signalled_before_their_children() {
         let mut signals = recorder(&[(30, 1), (20, 2), (10, 3)]);
         job().add(
@@ -426,14 +458,29 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_be_heard_is_asked_and_nobody_else() {
+        let mut signals = recorder(&[(10, 1), (11, 2)]);
+        let mut job = job();
+        job.add(&mut signals, &[target(10, 1, Spare::No), target(11, 2, Spare::No)]);
+        job.unheard(1);
+        job.ask_unheard(Moment(1), |_| false);
+        assert_eq!(job.members()[1].standing, Standing::Signalled);
+        job.ask_unheard(Moment(2), |_| true);
+        let standing = job.members().iter().map(|m| m.standing);
+        assert_eq!(standing.collect::<Vec<_>>(), [Standing::Signalled, Standing::Dead]);
+        job.died(Moment(3), 0);
+        assert_eq!(job.dead_at(), Some(Moment(3)));
+    }
+
+    #[test]
     fn an_unread_process_is_spared_until_it_is_read_or_its_time_is_over() {
         let mut signals = recorder(&[(10, 1), (11, 2), (12, 3), (13, 4)]);
         let mut job = job();
         let unread = [11, 12, 13].map(|pid| target(pid, u64::from(pid) - 9, Spare::Unread));
         job.add(&mut signals, &unread);
         assert_eq!(signals.sent, []);
-        job.settle_unread(&mut signals, 11, true);
-        job.settle_unread(&mut signals, 12, false);
+        job.settle_unread(&mut signals, unread[0].key, true);
+        job.settle_unread(&mut signals, unread[1].key, false);
         assert_eq!(signals.sent, [(12, libc::SIGKILL)]);
         job.expire(Moment(60_000), &mut signals);
         assert_eq!(signals.sent[1..], [(13, libc::SIGKILL)], "the tracker is still spared");
@@ -445,8 +492,9 @@ mod tests {
         let mut signals = recorder(&starts);
         let mut job = job();
         for pid in 10..16 {
-            job.add(&mut signals, &[target(pid, 1, Spare::Unread)]);
-            job.settle_unread(&mut signals, pid, true);
+            let unread = target(pid, 1, Spare::Unread);
+            job.add(&mut signals, &[unread]);
+            job.settle_unread(&mut signals, unread.key, true);
         }
         assert_eq!(job.trackers(), 4);
         assert_eq!(signals.sent.len(), 2);

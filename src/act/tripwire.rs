@@ -48,13 +48,21 @@ pub fn write_high(dir: BorrowedFd<'_>, value: Limit) -> io::Result<()> {
 }
 
 /// Lowers `memory.high` from where usage is to `target`, 16 MiB a write, so that no single write
-/// reclaims much. For the helper thread. Stops early when the usage is below anyway.
+/// reclaims much. For the helper thread. Stops early when the usage is below anyway, and on the
+/// way when `is_wanted` no longer: then the file is left to whoever brings the newer value.
 ///
 /// # Errors
 /// As [`write`].
-pub fn step_down(dir: BorrowedFd<'_>, target: Bytes) -> io::Result<()> {
+pub fn step_down(
+    dir: BorrowedFd<'_>,
+    target: Bytes,
+    mut is_wanted: impl FnMut() -> bool,
+) -> io::Result<()> {
     let mut at = usage(dir)?;
     while at > target {
+        if !is_wanted() {
+            return Ok(());
+        }
         at = at.less(STEP_DOWN).max(target);
         write_high(dir, Limit::At(at))?;
         at = at.min(usage(dir)?);
@@ -103,4 +111,29 @@ pub fn set_properties(tool: &std::path::Path, values: &[(String, Limit)]) -> io:
         stderr.take(512).read_to_string(&mut words)?;
     }
     Err(io::Error::other(format!("set-memory-high: {status}: {}", words.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stepping_down_stops_when_the_value_is_no_longer_wanted() {
+        let dir = std::env::temp_dir().join(format!("nbguard-steps-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let high = || std::fs::read_to_string(dir.join(HIGH)).unwrap();
+        std::fs::write(dir.join("memory.current"), Bytes::gib(8).0.to_string()).unwrap();
+        std::fs::write(dir.join(HIGH), "max").unwrap();
+        let opened = File::open(&dir).unwrap();
+        let mut left = 3;
+        let until_newer = || {
+            left -= 1;
+            left >= 0
+        };
+        step_down(opened.as_fd(), Bytes::gib(2), until_newer).unwrap();
+        assert_eq!(high(), Bytes::gib(8).less(Bytes::mib(3 * 16)).0.to_string());
+        step_down(opened.as_fd(), Bytes::gib(2), || true).unwrap();
+        assert_eq!(high(), Bytes::gib(2).0.to_string());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -50,7 +50,7 @@ pub struct Container {
     /// engine makes the group before it has written everything.
     pub complete: bool,
     /// Why something is missing.
-    pub unknown: Option<Unknown>,
+    pub unknown: Option<Box<Unknown>>,
 }
 
 impl Container {
@@ -160,7 +160,7 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     Container {
         engine: found.engine,
         complete: hopeless || (about.name.is_some() && told && all_labels),
-        unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()),
+        unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()).map(Box::new),
         named: about.name.is_some(),
         name: about.name.unwrap_or_else(|| short_id(&found.id).to_string()),
         image: about.image.unwrap_or_default(),
@@ -624,7 +624,7 @@ mod tests {
         assert_eq!(named(&told), None);
         assert!(told.unknown.unwrap().to_string().contains("does not belong to user"));
         let told = world.describe(&podman(stranger + 1));
-        assert_eq!(told.unknown, Some(Unknown::NoHome { uid: stranger + 1 }));
+        assert_eq!(told.unknown, Some(Box::new(Unknown::NoHome { uid: stranger + 1 })));
         assert!(told.complete, "asking again would not help");
     }
 
@@ -642,7 +642,7 @@ mod tests {
         found.outer = Some("system.slice/x".into());
         let told = describe(&roots, &found, &sources(&roots));
         assert_eq!((named(&told), told.name.as_str()), (None, "5baba5339d9d"));
-        assert_eq!((told.unknown, told.complete), (Some(Unknown::Nested), true));
+        assert_eq!((told.unknown, told.complete), (Some(Box::new(Unknown::Nested)), true));
     }
     #[test]
     fn a_glance_asks_nobody_and_says_that_there_is_more() {
@@ -658,7 +658,7 @@ mod tests {
         );
         let path = "user.slice/user-7.slice/user@7.service/user.slice/libpod-{}.scope";
         let told = glance(&roots, &group(Engine::Podman, PODMAN, path), &sources(&roots));
-        assert_eq!((told.unknown, told.complete), (Some(Unknown::NotAsked), false));
+        assert_eq!((told.unknown, told.complete), (Some(Box::new(Unknown::NotAsked)), false));
     }
 
     #[test]

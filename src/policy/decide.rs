@@ -250,13 +250,12 @@ fn stalls(now: &Figures, then: &Figures, ago: Duration) -> bool {
 /// The same question for a host: all that is not available, and swap with it.
 pub fn host_gate(host: &HostMemory, settings: &Settings) -> Gate {
     let used = host.total.less(host.available);
-    let swapped = host.swap_total.less(host.swap_free);
     let whole = host.total.plus(host.swap_total);
     let threshold = whole.times(settings.threshold);
     let measure = Measure {
         usage: used,
         unreclaimable: used,
-        counted: used.plus(swapped),
+        counted: host.held(),
         mark: threshold.less(host.total.times(GATE_TOLERANCE)),
         relief: threshold.less(host.total.times(RELIEF)),
         total: host.total,

@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use crate::config::Settings;
 use crate::units::Moment;
 
 /// Looks inside a window: the first soon, because reclaim needs some time to show that what is
@@ -257,6 +258,20 @@ pub struct Traits {
     pub rungs: u8,
     /// How long each rung but the last may take.
     pub grace: Duration,
+}
+
+impl Traits {
+    /// What the settings alone say; whether there is a tripwire or a PSI trigger they cannot.
+    pub fn of(settings: &Settings) -> Traits {
+        Traits {
+            tripwire: false,
+            psi: false,
+            dry_run: settings.dry_run,
+            notebook_max: settings.notebook_max.is_some(),
+            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
+            grace: settings.grace,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -4,12 +4,12 @@
 
 use ::log::warn;
 
-use super::Reactor;
 use super::counters::Trouble;
 use super::helper::{Asker, Question};
 use super::watch::{Kind, Wanted};
+use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
-use crate::config::{Gate as GateForm, Settings};
+use crate::config::Gate as GateForm;
 use crate::facts::{Field, Figures, Limit, Proc, Why};
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
@@ -201,13 +201,7 @@ impl Reactor {
             scratch.groups.push(own.as_ref().map(GroupMemory::from));
         }
         find_inits(&scratch.procs, &mut scratch.inits);
-        let domain = match who {
-            Some(id) => match watches[id.slot as usize].as_mut() {
-                Some(watch) => &mut watch.domain,
-                None => return,
-            },
-            None => &mut host.domain,
-        };
+        let Some(domain) = domain_of_mut(who, watches, host) else { return };
         let context = Context { inits: &scratch.inits, guard: &scratch.guard };
         scratch.forest.build(&scratch.procs, &domain.identities, &context);
         scratch.forest.remember(&scratch.procs, &mut domain.identities);
@@ -267,11 +261,7 @@ impl Reactor {
         let now = self.now();
         let urgent = last || self.is_urgent(who);
         let Reactor { watches, host, scratch, roots, buffer, recent, .. } = self;
-        let domain = match who {
-            Some(id) => watches[id.slot as usize].as_ref().map(|watch| &watch.domain),
-            None => Some(&host.domain),
-        };
-        let Some(domain) = domain else { return };
+        let Some(domain) = domain_of(who, watches, host) else { return };
         if let Some(episode) = &domain.episode {
             for (key, pss) in &episode.pss {
                 if let Some(proc) = scratch.procs.iter_mut().find(|proc| proc.key == *key) {
@@ -373,32 +363,18 @@ impl Reactor {
 
     fn decide(&mut self, who: Asker, late: bool, gate: &Gate, scale: Scale) -> Option<Verdict> {
         let Reactor { watches, host, scratch, .. } = self;
-        let (domain, settings) = match who {
-            Some(id) => {
-                let watch = watches[id.slot as usize].as_ref()?;
-                (&watch.domain, &*watch.settings)
-            }
-            None => (&host.domain, &host.settings),
-        };
         let Scratch { ranking, forest, procs, screen, .. } = scratch;
         let case = Case {
             forest,
             procs,
-            settings,
+            settings: settings_of(who, watches, host)?,
             scale,
             gate,
-            baseline: domain.baseline.as_deref(),
+            baseline: domain_of(who, watches, host)?.baseline.as_deref(),
             paused: false,
             late,
         };
         Some(screen.decide(&case, ranking))
-    }
-
-    fn settings(&self, who: Asker) -> Option<&Settings> {
-        match who {
-            Some(id) => self.watch(id).map(|watch| &*watch.settings),
-            None => Some(&self.host.settings),
-        }
     }
 
     fn is_reading(&self, who: Asker) -> bool {
@@ -412,15 +388,15 @@ impl Reactor {
 
     fn want(&mut self, who: Asker, wanted: Wanted) {
         if let Some(domain) = self.domain_mut(who) {
-            domain.wanted = wanted;
+            domain.wanted = Some(Box::new(wanted));
         }
     }
 
     /// Hands to the helper what the decision asked for.
     pub(super) fn ask(&mut self, who: Asker) {
         let Some(domain) = self.domain_mut(who) else { return };
-        match std::mem::take(&mut domain.wanted) {
-            Wanted::Nothing => {}
+        let Some(wanted) = domain.wanted.take() else { return };
+        match *wanted {
             Wanted::Identities(keys) => {
                 domain.reading = true;
                 self.helper.ask(Question::Identify { asker: who, keys });
@@ -436,16 +412,12 @@ impl Reactor {
     /// what everybody holds is kept, so that growth can be told later.
     pub(super) fn identify(&mut self, who: Asker) {
         self.scratch.figures = None;
-        self.scan(who);
+        self.scan_processes(who);
         self.read_identities(who);
         self.scan(who);
         self.order(who, Purpose::Each, usize::MAX, false);
         let Reactor { watches, host, scratch, .. } = self;
-        let domain = match who {
-            Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),
-            None => Some(&mut host.domain),
-        };
-        let Some(domain) = domain else { return };
+        let Some(domain) = domain_of_mut(who, watches, host) else { return };
         domain.identities.prune(&scratch.procs);
         domain.baseline.get_or_insert_default().take(&scratch.ranking);
         if let Some(id) = who {
@@ -455,11 +427,7 @@ impl Reactor {
 
     fn read_identities(&mut self, who: Asker) {
         let Reactor { watches, host, scratch, roots, buffer, .. } = self;
-        let domain = match who {
-            Some(id) => watches[id.slot as usize].as_mut().map(|watch| &mut watch.domain),
-            None => Some(&mut host.domain),
-        };
-        let Some(domain) = domain else { return };
+        let Some(domain) = domain_of_mut(who, watches, host) else { return };
         let now = jupyter::boot_ticks();
         for proc in &scratch.procs {
             if domain.identities.wanted(proc) == Reading::No {
@@ -477,12 +445,12 @@ impl Reactor {
     /// that it is known what the rest holds, the tripwire can stand where that puts it.
     fn place_for_notebooks(&mut self, id: WatchId) {
         let sum = self.scratch.ranking.sum().middle();
-        let rest = self.unreclaimable(Some(id)).less(sum);
+        let rest = self.held_now(Some(id)).less(sum);
         let Some(watch) = self.watch_mut(id) else { return };
         if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
             let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };
             let step = scale.step(watch.settings.threshold, GateForm::Notebooks, rest);
-            watch.steps.threshold = Bytes(step.0 / 4096 * 4096);
+            watch.steps.threshold = step.whole_pages();
             let value = Limit::At(watch.steps.threshold);
             self.set_high(id, value);
         }
@@ -491,10 +459,7 @@ impl Reactor {
     /// Fills the targets of the verdict's workload, parents first, trackers marked.
     pub(super) fn fill_targets(&mut self, who: Asker) -> bool {
         let Reactor { watches, host, scratch, .. } = self;
-        let domain = match who {
-            Some(id) => watches[id.slot as usize].as_ref().map(|watch| &watch.domain),
-            None => Some(&host.domain),
-        };
+        let domain = domain_of(who, watches, host);
         let (Some(domain), Some(Verdict::Kill(kill))) = (domain, &scratch.verdict) else {
             return false;
         };

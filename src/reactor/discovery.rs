@@ -323,18 +323,10 @@ impl Reactor {
         let unit = unit_of(&path, self.has_systemd);
         let asked_at = self.now().plus(DESCRIBED_AGAIN);
         let container_started = kind == Kind::Slice || container.pid1.is_some();
-        let traits = Traits {
-            tripwire: false,
-            psi: false,
-            dry_run: settings.dry_run,
-            notebook_max: settings.notebook_max.is_some(),
-            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
-            grace: settings.grace,
-        };
         let watch = Watch {
             id,
             kind,
-            domain: Domain::new(traits, Step::Absent),
+            domain: Domain::new(Traits::of(&settings), Step::Absent),
             steps: Steps::of(Bytes::ZERO, &settings),
             found,
             container,

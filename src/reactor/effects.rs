@@ -11,7 +11,8 @@ use super::Reactor;
 use super::decision::keep_pss;
 use super::helper::{Answer, Asker};
 use super::token::For;
-use super::watch::Episode;
+use super::watch::{self, Episode};
+use crate::facts::Figures;
 use crate::ids::{EpisodeId, WatchId};
 use crate::policy::decide::{HoldReason, Verdict};
 use crate::policy::episode::{Decision, Effect, Input, Outcome, Wake};
@@ -123,10 +124,7 @@ impl Reactor {
     /// Checks once more and signals. Between the ranking and here no other domain has had a turn.
     fn kill(&mut self, who: Asker, rung: u8) -> Option<Input> {
         let signal = {
-            let settings = match who {
-                Some(id) => &self.watch(id)?.settings,
-                None => &self.host.settings,
-            };
+            let settings = self.settings(who)?;
             settings.signals.get(usize::from(rung)).copied().unwrap_or(crate::config::Signal::Kill)
         };
         if rung > 0 {
@@ -142,7 +140,7 @@ impl Reactor {
             }));
             return Some(Input::Decided(Decision::HoldForNow));
         }
-        let before = self.unreclaimable_then(who);
+        let before = self.held_then(who);
         let (serial, signalled) = self.signal_tree(who, signal)?;
         let draft = self.draft(who);
         let episode = self.domain_mut(who)?.episode.as_mut()?;
@@ -196,32 +194,24 @@ impl Reactor {
         }
     }
 
-    /// The same at the last look, without another read: the signal waits for this.
-    fn unreclaimable_then(&self, who: Asker) -> Bytes {
-        let host = &self.host.memory;
-        match (who, &self.scratch.figures) {
-            (Some(_), Some(figures)) => {
-                super::tripwire::with_swap(figures.unreclaimable(), figures)
-            }
-            (Some(_), None) => Bytes::ZERO,
-            (None, _) => host.total.less(host.available).plus(host.swap_total.less(host.swap_free)),
+    /// What the domain held at the last look, without another read: the signal waits for this.
+    fn held_then(&self, who: Asker) -> Bytes {
+        match who {
+            Some(_) => self.scratch.figures.as_ref().map(Figures::held).unwrap_or_default(),
+            None => self.host.memory.held(),
         }
     }
 
-    pub(super) fn unreclaimable(&mut self, who: Asker) -> Bytes {
+    pub(super) fn held_now(&mut self, who: Asker) -> Bytes {
         match who {
             Some(id) => {
-                let slot = id.slot as usize;
-                let Some(watch) = self.watches[slot].as_ref() else { return Bytes::ZERO };
-                match watch.group.figures(&mut self.buffer) {
-                    Ok(figures) => super::tripwire::with_swap(figures.unreclaimable(), &figures),
-                    Err(_) => Bytes::ZERO,
-                }
+                let Some(watch) = watch::of(id, &self.watches) else { return Bytes::ZERO };
+                let figures = watch.group.figures(&mut self.buffer);
+                figures.map_or(Bytes::ZERO, |figures| figures.held())
             }
             None => {
                 self.read_host();
-                let host = &self.host.memory;
-                host.total.less(host.available).plus(host.swap_total.less(host.swap_free))
+                self.host.memory.held()
             }
         }
     }

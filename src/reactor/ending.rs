@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ::log::warn;
 use mio::Interest;
+use mio::unix::SourceFd;
 
 use super::Reactor;
 use super::helper::{Asker, Question, Work};
@@ -49,11 +50,18 @@ pub(super) struct Endings {
     /// Jobs that are done, with their room, for the next.
     spare: Vec<Ending>,
     serial: u32,
+    /// Serial numbers of one turn, with their room.
+    turn: Vec<u32>,
 }
 
 impl Endings {
     pub fn new() -> Endings {
-        let mut endings = Endings { open: Vec::with_capacity(4), spare: Vec::new(), serial: 0 };
+        let mut endings = Endings {
+            open: Vec::with_capacity(4),
+            spare: Vec::new(),
+            serial: 0,
+            turn: Vec::with_capacity(4),
+        };
         let first = endings.make();
         endings.spare.push(first);
         endings
@@ -184,13 +192,18 @@ impl Reactor {
 
     /// Waits for the exits of everybody from `first` on.
     fn follow_victims(&mut self, serial: u32, first: usize) {
-        let Some(ending) = self.endings.get(serial) else { return };
-        for (index, member) in ending.job.members().iter().enumerate().skip(first) {
-            let Some(fd) = member.pidfd().map(|fd| fd.as_raw_fd()) else { continue };
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            if let Err(error) = self.register(fd, For::Victim { serial, index }, Interest::READABLE)
-            {
-                warn!("a pidfd could not be registered: {error}: the sweeps will notice the exit");
+        let Reactor { endings, poll, .. } = self;
+        let Some(ending) = endings.get_mut(serial) else { return };
+        for at in first..ending.job.members().len() {
+            let Some(fd) = ending.job.members()[at].pidfd().map(|fd| fd.as_raw_fd()) else {
+                continue;
+            };
+            let token =
+                For::Victim { serial, index: u32::try_from(at).unwrap_or(u32::MAX) }.token();
+            let registry = poll.registry();
+            if let Err(error) = registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                warn!("a pidfd could not be registered: {error}: its exit is asked for");
+                ending.job.unheard(at);
             }
         }
     }
@@ -234,7 +247,7 @@ impl Reactor {
         if let Some(ending) = endings.get_mut(serial) {
             let mut kernel = Kernel { roots, buffer };
             for (key, is_tracker) in read {
-                ending.job.settle_unread(&mut kernel, key.pid, *is_tracker);
+                ending.job.settle_unread(&mut kernel, *key, *is_tracker);
             }
         }
     }
@@ -394,22 +407,22 @@ impl Reactor {
         self.save_state();
     }
 
-    /// Those whose time is over, and jobs in which nobody is left.
+    /// Those whose time is over, exits that nobody told of, and jobs in which nobody is left.
     pub(super) fn expire_endings(&mut self) {
         let now = self.now();
         let Reactor { endings, roots, buffer, .. } = self;
-        let mut serials = [0u32; 8];
-        let mut count = 0;
+        // Taken: what follows a death may end a job, and begin another.
+        let mut turn = std::mem::take(&mut endings.turn);
+        turn.clear();
         for ending in &mut endings.open {
             ending.job.expire(now, &mut Kernel { roots, buffer });
-            if count < serials.len() {
-                serials[count] = ending.serial;
-                count += 1;
-            }
+            ending.job.ask_unheard(now, pidfd::has_exited);
+            turn.push(ending.serial);
         }
-        for serial in &serials[..count] {
+        for serial in &turn {
             self.after_death(*serial);
         }
+        self.endings.turn = turn;
     }
 
     /// The episode is over: the job's room is kept for the next.

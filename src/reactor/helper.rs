@@ -62,8 +62,8 @@ pub enum Question {
 /// A piece of work for the worker.
 #[derive(Debug)]
 pub enum Work {
-    /// Put `memory.high` there: `dir` is given where the file is still to be lowered, `unit`
-    /// where systemd keeps the value.
+    /// Put `memory.high` there: `dir` is given where the file is still to be brought there,
+    /// `unit` where systemd keeps the value.
     High { watch: WatchId, dir: Option<OwnedFd>, value: Limit, unit: Option<String> },
     /// process_mrelease of processes that were signalled.
     Release(Vec<OwnedFd>),
@@ -251,17 +251,16 @@ fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply, ends: 
                 Err(_) => return,
             },
         };
-        queue.extend(work.try_iter());
         match item {
             Work::High { watch, dir, value, unit } => {
-                // Only the newest value of a group is worth the way to PID 1.
+                // Only the newest value of a group is worth stepping down to, and the way to PID 1.
                 let newer =
                     |later: &Work| matches!(later, Work::High { watch: w, .. } if *w == watch);
-                let result = if ends.load(Ordering::Acquire) || queue.iter().any(newer) {
-                    Ok(())
-                } else {
-                    set_high(dir.as_ref(), value, unit, tool)
+                let is_wanted = || {
+                    queue.extend(work.try_iter());
+                    !ends.load(Ordering::Acquire) && !queue.iter().any(newer)
                 };
+                let result = set_high(dir.as_ref(), value, unit, tool, is_wanted);
                 reply.give(Answer::HighSet { watch, value, result });
             }
             Work::Release(pidfds) => {
@@ -284,13 +283,21 @@ fn set_high(
     value: Limit,
     unit: Option<String>,
     tool: &std::path::Path,
+    mut is_wanted: impl FnMut() -> bool,
 ) -> io::Result<()> {
-    if let (Some(dir), Limit::At(target)) = (dir, value) {
-        tripwire::step_down(dir.as_fd(), target)?;
+    if !is_wanted() {
+        return Ok(());
+    }
+    match (dir, value) {
+        (Some(dir), Limit::At(target)) => {
+            tripwire::step_down(dir.as_fd(), target, &mut is_wanted)?;
+        }
+        (Some(dir), Limit::Max) => tripwire::write_high(dir.as_fd(), value)?,
+        (None, _) => {}
     }
     match unit {
-        Some(unit) => tripwire::set_properties(tool, &[(unit, value)]),
-        None => Ok(()),
+        Some(unit) if is_wanted() => tripwire::set_properties(tool, &[(unit, value)]),
+        _ => Ok(()),
     }
 }
 
@@ -305,5 +312,49 @@ fn wait_frozen(dir: &OwnedFd) {
             Ok(_) => thread::sleep(Duration::from_millis(2)),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::WatchId;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_newer_value_ends_the_way_down_to_an_older_one() {
+        let dir = std::env::temp_dir().join(format!("nbguard-worker-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        // So far away from the target that the way takes minutes.
+        fs::write(dir.join("memory.current"), "9000000000000000").unwrap();
+        let high = dir.join("memory.high");
+        fs::write(&high, "").unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (back, answers) = channel();
+        let (give, work) = channel();
+        let reply = Reply { back, waker };
+        let ends = AtomicBool::new(false);
+        let watch = WatchId { slot: 0, generation: 0 };
+        let to = |dir, value| Work::High { watch, dir, value: Limit::At(value), unit: None };
+        give.send(to(Some(File::open(&dir).unwrap().into()), Bytes(1_000_000_000_000_000)))
+            .unwrap();
+        let seen = &ends;
+        let answered = thread::scope(|scope| {
+            scope.spawn(move || work_all(&work, std::path::Path::new("/nowhere"), &reply, seen));
+            while fs::read_to_string(&high).unwrap().is_empty() {
+                thread::yield_now();
+            }
+            give.send(to(None, Bytes(2))).unwrap();
+            let patience = Duration::from_secs(20);
+            let answered = [0, 1].map(|_| answers.recv_timeout(patience));
+            seen.store(true, Ordering::Release);
+            drop(give);
+            answered
+        });
+        for answer in answered {
+            assert!(matches!(answer, Ok(Answer::HighSet { result: Ok(()), .. })), "{answer:?}");
+        }
+        fs::remove_dir_all(dir).unwrap();
     }
 }

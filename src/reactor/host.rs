@@ -76,10 +76,8 @@ fn traits(config: &Config, settings: &Settings, psi: bool) -> Traits {
     Traits {
         tripwire: config.host.stepping && settings.tripwire && !settings.dry_run,
         psi,
-        dry_run: settings.dry_run,
         notebook_max: false,
-        rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
-        grace: settings.grace,
+        ..Traits::of(settings)
     }
 }
 
@@ -210,7 +208,7 @@ impl Reactor {
             if none && watch.settings.tripwire && !watch.settings.dry_run && !watch.high.lost {
                 let id = watch.id;
                 let step = usage.plus(stepping::SMALLEST_GRANT);
-                self.set_high(id, Limit::At(Bytes(step.0 / 4096 * 4096)));
+                self.set_high(id, Limit::At(step.whole_pages()));
             }
         }
     }
@@ -235,7 +233,7 @@ impl Reactor {
                 continue;
             }
             let id = watch.id;
-            self.set_high(id, Limit::At(Bytes(high.0 / 4096 * 4096)));
+            self.set_high(id, Limit::At(high.whole_pages()));
         }
     }
 

@@ -38,7 +38,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::act::state::StateFile;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Settings};
 use crate::host::mode::{self, Hierarchies};
 use crate::ids::WatchId;
 use crate::policy::episode::{Effect, Input, Wake};
@@ -50,7 +50,7 @@ use crate::units::Moment;
 use counters::Trouble;
 use decision::Scratch;
 use ending::Endings;
-use helper::Helper;
+use helper::{Asker, Helper};
 use hook::Hook;
 use host::Host;
 use token::For;
@@ -387,25 +387,23 @@ impl Reactor {
     }
 
     fn watch(&self, id: WatchId) -> Option<&Watch> {
-        self.watches.get(id.slot as usize)?.as_deref().filter(|watch| watch.id == id)
+        watch::of(id, &self.watches)
     }
 
     fn watch_mut(&mut self, id: WatchId) -> Option<&mut Watch> {
-        self.watches.get_mut(id.slot as usize)?.as_deref_mut().filter(|watch| watch.id == id)
+        watch::of_mut(id, &mut self.watches)
     }
 
-    fn domain(&self, who: helper::Asker) -> Option<&Domain> {
-        match who {
-            Some(id) => self.watch(id).map(|watch| &watch.domain),
-            None => Some(&self.host.domain),
-        }
+    fn domain(&self, who: Asker) -> Option<&Domain> {
+        domain_of(who, &self.watches, &self.host)
     }
 
-    fn domain_mut(&mut self, who: helper::Asker) -> Option<&mut Domain> {
-        match who {
-            Some(id) => self.watch_mut(id).map(|watch| &mut watch.domain),
-            None => Some(&mut self.host.domain),
-        }
+    fn domain_mut(&mut self, who: Asker) -> Option<&mut Domain> {
+        domain_of_mut(who, &mut self.watches, &mut self.host)
+    }
+
+    fn settings(&self, who: Asker) -> Option<&Settings> {
+        settings_of(who, &self.watches, &self.host)
     }
 
     fn register(&self, fd: i32, what: For, interest: Interest) -> io::Result<()> {
@@ -462,6 +460,40 @@ impl Reactor {
         let restored = self.restore_all();
         self.hook.finish(HOOK_PATIENCE);
         info!("nbguardd stops, {restored} tripwires put back as they were found");
+    }
+}
+
+/// The domain of whoever asks, for when the rest of the reactor is borrowed as well.
+fn domain_of<'a>(
+    who: Asker,
+    watches: &'a [Option<Box<Watch>>],
+    host: &'a Host,
+) -> Option<&'a Domain> {
+    match who {
+        Some(id) => watch::of(id, watches).map(|watch| &watch.domain),
+        None => Some(&host.domain),
+    }
+}
+
+fn domain_of_mut<'a>(
+    who: Asker,
+    watches: &'a mut [Option<Box<Watch>>],
+    host: &'a mut Host,
+) -> Option<&'a mut Domain> {
+    match who {
+        Some(id) => watch::of_mut(id, watches).map(|watch| &mut watch.domain),
+        None => Some(&mut host.domain),
+    }
+}
+
+fn settings_of<'a>(
+    who: Asker,
+    watches: &'a [Option<Box<Watch>>],
+    host: &'a Host,
+) -> Option<&'a Settings> {
+    match who {
+        Some(id) => watch::of(id, watches).map(|watch| &*watch.settings),
+        None => Some(&host.settings),
     }
 }
 

@@ -390,7 +390,7 @@ impl Reactor {
     /// Completes and writes the record of the episode that ends with this outcome.
     pub(super) fn write_record(&mut self, who: Asker, outcome: Outcome) {
         let now = self.now();
-        let after = self.unreclaimable(who);
+        let after = self.held_now(who);
         let draft = self.domain_mut(who).and_then(|d| d.episode.as_mut()?.draft.take());
         let Some(mut incident) = draft.or_else(|| self.draft(who)) else { return };
         let Some(domain) = self.domain(who) else { return };

@@ -16,11 +16,10 @@ use super::helper::Work;
 use super::watch::{OVERWRITES, OVERWRITES_IN, Steps};
 use crate::act::state::Changed;
 use crate::act::tripwire;
-use crate::facts::{Field, Figures, Limit, Mode};
+use crate::facts::{Figures, Limit, Mode};
 use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Step, Traits};
-use crate::units::Bytes;
 
 /// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
 /// milliseconds, and the call has a time-out.
@@ -82,14 +81,7 @@ impl Reactor {
         } else {
             "".into()
         };
-        let traits = Traits {
-            tripwire,
-            psi: has_psi,
-            dry_run: settings.dry_run,
-            notebook_max: settings.notebook_max.is_some(),
-            rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
-            grace: settings.grace,
-        };
+        let traits = Traits { tripwire, psi: has_psi, ..Traits::of(settings) };
         let over_warning = figures.unreclaimable() >= watch.steps.warning;
         watch.domain.machine.set_traits(traits);
         if tripwire {
@@ -129,11 +121,9 @@ impl Reactor {
         watch.high.ours = Some(value);
         let blocks = lowers
             && watch.group.usage(&mut self.buffer).is_ok_and(|usage| Limit::At(usage) > value);
-        let mut dir = None;
-        if blocks {
-            dir = watch.group.memory_dir().try_clone_to_owned().ok();
-        }
-        if dir.is_none()
+        let lower = || watch.group.memory_dir().try_clone_to_owned().ok();
+        let dir = if blocks { lower() } else { watch.dir_for_helper() };
+        if !(blocks && dir.is_some())
             && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
         {
             if error.raw_os_error() == Some(libc::ENODEV)
@@ -155,8 +145,9 @@ impl Reactor {
     pub(super) fn tell_systemd(&mut self, id: WatchId) {
         let Some(watch) = self.watch_mut(id) else { return };
         let (Some(value), Some(unit)) = (watch.high.ours, watch.high.unit.clone()) else { return };
+        let dir = watch.dir_for_helper();
         watch.high.in_flight += 1;
-        self.helper.give(Work::High { watch: id, dir: None, value, unit: Some(unit) });
+        self.helper.give(Work::High { watch: id, dir, value, unit: Some(unit) });
     }
 
     /// Writes down what stood there, before it is changed for the first time.
@@ -284,9 +275,10 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         let inode = watch.group.id().0;
         if let Some(unit) = watch.high.unit.clone().filter(|_| watch.high.started) {
+            let dir = watch.dir_for_helper();
             watch.high.in_flight += 1;
             let unit = Some(unit);
-            self.helper.give(Work::High { watch: id, dir: None, value: found, unit });
+            self.helper.give(Work::High { watch: id, dir, value: found, unit });
         }
         self.state.forget(inode);
         self.save_state();
@@ -441,13 +433,5 @@ impl Reactor {
         if let Some(watch) = self.watch_mut(id) {
             watch.v1_events = armed;
         }
-    }
-}
-
-/// Usage with swap, as far as swap is known.
-pub(super) fn with_swap(bytes: Bytes, figures: &Figures) -> Bytes {
-    match figures.swap {
-        Field::Known(swap) => bytes.plus(swap),
-        Field::Unknown(_) => bytes,
     }
 }

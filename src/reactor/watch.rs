@@ -26,8 +26,6 @@ use crate::units::{Bytes, Moment};
 /// How often a value that somebody overwrote is set again before the guard gives in.
 pub const OVERWRITES: u32 = 3;
 pub const OVERWRITES_IN: Duration = Duration::from_secs(3600);
-/// The kernel rounds `memory.high` to pages; what is compared with the file must be rounded too.
-const PAGE: u64 = 4096;
 
 /// The two steps of a domain, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,11 +37,10 @@ pub struct Steps {
 
 impl Steps {
     pub fn of(total: Bytes, settings: &Settings) -> Steps {
-        let round = |bytes: Bytes| Bytes(bytes.0 / PAGE * PAGE);
         Steps {
             total,
-            warning: round(total.times(settings.warning)),
-            threshold: round(total.times(settings.threshold)),
+            warning: total.times(settings.warning).whole_pages(),
+            threshold: total.times(settings.threshold).whole_pages(),
         }
     }
 }
@@ -84,15 +81,13 @@ pub struct Domain {
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
     /// What the helper is to be asked for.
-    pub wanted: Wanted,
+    pub wanted: Option<Box<Wanted>>,
     /// The helper is reading identities; it is not asked twice.
     pub reading: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
-    #[default]
-    Nothing,
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
 }
@@ -106,7 +101,7 @@ impl Domain {
             last: None,
             baseline: None,
             followed: Vec::new(),
-            wanted: Wanted::Nothing,
+            wanted: None,
             reading: false,
         }
     }
@@ -192,6 +187,13 @@ impl Watch {
         self.group.version() == Version::V1
     }
 
+    /// Where the helper leaves the newest value in the file, if it may still be on its way down to
+    /// an older one.
+    pub fn dir_for_helper(&self) -> Option<OwnedFd> {
+        let busy = self.high.in_flight > 0;
+        busy.then(|| self.group.memory_dir().try_clone_to_owned().ok()).flatten()
+    }
+
     /// Arms the PSI trigger. The error says what the kernel said.
     pub fn arm_psi(&mut self) -> io::Result<()> {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
@@ -207,6 +209,15 @@ impl Watch {
     pub fn dir(&self) -> PathBuf {
         self.group.dir()
     }
+}
+
+/// The watch with this id, unless its slot has another tenant by now.
+pub fn of(id: WatchId, watches: &[Option<Box<Watch>>]) -> Option<&Watch> {
+    watches.get(id.slot as usize)?.as_deref().filter(|watch| watch.id == id)
+}
+
+pub fn of_mut(id: WatchId, watches: &mut [Option<Box<Watch>>]) -> Option<&mut Watch> {
+    watches.get_mut(id.slot as usize)?.as_deref_mut().filter(|watch| watch.id == id)
 }
 
 /// The systemd unit that owns a cgroup's `memory.high`: a scope or slice of the system manager.

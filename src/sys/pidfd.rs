@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -44,6 +46,12 @@ pub fn release(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the process has exited, for when nobody tells. Reaped or not is no matter.
+pub fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,8 +61,10 @@ mod tests {
     fn a_child_is_ended_through_its_descriptor_and_its_reused_pid_is_not() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pidfd = open(child.id()).unwrap();
+        assert!(!has_exited(pidfd.as_fd()));
         send(pidfd.as_fd(), libc::SIGKILL).unwrap();
         child.wait().unwrap();
+        assert!(has_exited(pidfd.as_fd()));
         let after = send(pidfd.as_fd(), libc::SIGKILL).unwrap_err();
         assert_eq!(after.raw_os_error(), Some(libc::ESRCH));
         assert_eq!(open(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));

@@ -63,17 +63,28 @@ impl House {
     /// A container that Docker has described before it made it.
     pub fn container(&self, ground: &Ground, limit: Bytes) -> Container {
         let id = ground.next_id();
-        self.describe(&id);
+        self.describe(&id, 0);
         ground.make(id, limit).unwrap()
     }
 
-    fn describe(&self, id: &str) {
+    /// The same with a first process that Docker knows: there is nothing more to be had.
+    pub fn container_of(&self, ground: &Ground, limit: Bytes, first: &Child) -> Container {
+        let id = ground.next_id();
+        self.describe(&id, first.id());
+        let container = ground.make(id, limit).unwrap();
+        for procs in container.procs() {
+            fs::write(procs, first.id().to_string()).unwrap();
+        }
+        container
+    }
+
+    fn describe(&self, id: &str, pid: u32) {
         let dir = self.folder.path("docker/containers").join(id);
         fs::create_dir_all(&dir).unwrap();
         let text = format!(
             "{{\"ID\":{id:?},\"Name\":\"/{}\",\"Config\":{{\"Image\":\"quay.io/jupyter/scipy-notebook\",\
              \"Labels\":{{\"tier\":\"test\"}},\"Env\":[\"PATH=/usr/bin\"]}},\
-             \"State\":{{\"Running\":true,\"Pid\":0}}}}",
+             \"State\":{{\"Running\":true,\"Pid\":{pid}}}}}",
             name(id)
         );
         fs::write(dir.join("config.v2.json"), text).unwrap();

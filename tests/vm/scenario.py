@@ -83,6 +83,18 @@ def counts(value):
     return value
 
 
+def patterns(value):
+    if not isinstance(value, dict):
+        raise ValueError("wants a table of lists of patterns")
+    for one in value.values():
+        for pattern in texts(one):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"wants patterns, {pattern!r}: {error}") from None
+    return value
+
+
 def table(value):
     if not isinstance(value, dict):
         raise ValueError("wants a table")
@@ -124,7 +136,7 @@ SERVER = {"ballast": (size, 0), "grow": (size, 0)}
 CONTAINER = {
     "name": (name, REQUIRED), "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
     "env": (labels, {}), "init": (flag, False), "shm_size": (size, 1 << 30), "user": (number, 1000),
-    "cgroup_parent": (name, None), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
+    "cgroup_parent": (name, None), "mounts": (texts, []), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
     "process": ([PROCESS], ()), "file": ([FILE], ()),
 }
 # Every field of a fault that says when: at a time, or when something happened (README.md, "Faults").
@@ -136,7 +148,8 @@ FAULT = {
     "action": (one_of(*ACTIONS), REQUIRED), "container": (name, None), "arguments": (text, ""),
 }
 EXPECT = {
-    "ended": (texts, []), "ended_times": (counts, {}), "lives": (either(one_of("all others"), texts), "all others"),
+    "ended": (texts, []), "ended_times": (counts, {}), "told": (patterns, {}),
+    "lives": (either(one_of("all others"), texts), "all others"),
     "server_lives": (flag, True), "oom_kill": (either(number, one_of("allowed", "some")), 0),
     "max_events": (number, None), "freed_at_least": (size, None), "shm_left": (size, None),
     "memory_high": (one_of("restored", "any"), "restored"),
@@ -241,7 +254,8 @@ def check_references(scenario, wrong):
             wrong.append(f"fault[{index}].container: there is no container {fault['container']}")
     expect = scenario["expect"]
     lives = expect["lives"] if isinstance(expect["lives"], list) else []
-    for key, values in (("ended", expect["ended"]), ("ended_times", expect["ended_times"]), ("lives", lives),
+    for key, values in (("ended", expect["ended"]), ("ended_times", expect["ended_times"]), ("told", expect["told"]),
+                        ("lives", lives),
                         ("alone.ended", scenario["alone"]["ended"] or [])):
         for value in values:
             if resolve(value, known) is None:

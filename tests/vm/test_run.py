@@ -174,6 +174,18 @@ class Verdict(unittest.TestCase):
         line = self.judge({"trouble": ["LabError: docker"], "seconds": {"total": 1}})
         self.assertFalse(line["pass"])
 
+    def test_what_a_notebook_was_told(self):
+        warned = {"name": "stderr", "text": "holds the most", "in_cell": True}
+        called = {"name": "stderr", "text": "is ended now", "in_cell": True}
+        other = {"name": "stdout", "text": "its own output", "in_cell": True}
+        text = SMALL.replace("[expect]", "[expect]\ntold = { grows = ['most', 'ended'], idle = [] }")
+        for streams, right in (([other, warned, called], True), ([called, warned], False), ([warned], False),
+                               ([warned, dict(called, in_cell=False)], False)):
+            with self.subTest(streams):
+                line = self.judge(self.changed("lab/grows", streams=streams), text)
+                self.assertEqual(line["pass"], right, line["wrong"])
+        self.assertFalse(self.judge(self.changed("lab/idle", streams=[warned]), text)["pass"])
+
     def test_record_values(self):
         record = facts()["incidents"][0]
         for wanted, fits in (({"notebook": "grows"}, True), ({"notebook": "idle"}, False), ({"freed": {"min": 20}}, True),

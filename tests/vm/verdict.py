@@ -31,7 +31,7 @@ def judge(scenario, facts, guarded):
         return [f"trouble: {one}" for one in facts["trouble"]]
     wrong = judge_members(scenario, facts) + judge_memory(scenario, facts)
     if guarded:
-        wrong += judge_guard(scenario, facts) + judge_records(scenario, facts)
+        wrong += judge_guard(scenario, facts) + judge_records(scenario, facts) + judge_told(scenario, facts)
     return wrong
 
 
@@ -156,6 +156,23 @@ def judge_records(scenario, facts):
     for wanted in expect["record"]:
         if not any(fits(record, wanted) for record in records):
             wrong.append(f"no record fits {wanted}: {[brief(r, wanted) for r in records]}")
+    return wrong
+
+
+def judge_told(scenario, facts):
+    """What each notebook was told: these texts in this order, in its running cell; an empty list: nothing."""
+    wrong = []
+    for short, patterns in scenario["expect"]["told"].items():
+        streams = facts["members"][resolve(short, facts["members"])]["streams"]
+        said = [one for one in streams if one["name"] == "stderr"]
+        texts = [one["text"] for one in said]
+        left = iter(texts)
+        if not patterns and texts:
+            wrong.append(f"{short} was told {texts}, and should have been told nothing")
+        elif not all(any(re.search(pattern, text) for text in left) for pattern in patterns):
+            wrong.append(f"{short} was told {texts}, not {patterns}")
+        elif not all(one["in_cell"] for one in said):
+            wrong.append(f"{short} was told, but not in a cell: {said}")
     return wrong
 
 

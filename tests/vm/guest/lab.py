@@ -101,6 +101,8 @@ class Container:
             command.append("--init")
         if spec["cgroup_parent"]:
             command.append(f"--cgroup-parent={spec['cgroup_parent']}")
+        for mount in spec["mounts"]:
+            command += ["-v", mount]
         for key, value in spec["labels"].items():
             command += ["--label", f"{key}={value}"]
         for key, value in spec["env"].items():
