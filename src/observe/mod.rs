@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod file;
+pub mod journal;
 pub mod line;
 pub mod metrics;
 pub mod page;
