@@ -743,10 +743,8 @@ impl Page<'_> {
                     }
                 }
                 From::Notebooks => family.sample(&[label], view.notebooks_total),
-                From::Counted(read) => {
-                    if self.counters.is_some() {
-                        family.sample(&[label], read(&view.counts));
-                    }
+                From::Counted(read) if self.counters.is_some() => {
+                    family.sample(&[label], read(&view.counts));
                 }
                 From::Notebook(read, rest) => notebooks(family, label, view, read, rest),
                 _ => {}

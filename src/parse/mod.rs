@@ -6,6 +6,7 @@ pub mod cgroup_path;
 pub mod engine_json;
 pub mod escape;
 pub mod host;
+pub mod http;
 pub mod jupyter;
 pub mod process;
 

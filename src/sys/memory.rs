@@ -66,6 +66,37 @@ pub fn trim() {
     }
 }
 
+/// The same where memory is locked, whose pages are not given back while they are: the heap is
+/// let go of for the time of the trimming, and what is used of it afterwards is locked again.
+/// Seen on 6.18: madvise(MADV_DONTNEED) of locked pages is EINVAL, and `malloc_trim` goes on
+/// without a word.
+///
+/// # Errors
+/// ENOMEM, EPERM: it could not be locked again.
+pub fn trim_locked() -> io::Result<()> {
+    let Some((start, end)) = heap_of(&std::fs::read_to_string("/proc/self/maps")?) else {
+        trim();
+        return Ok(());
+    };
+    // SAFETY: munlock takes an address and a length, not to read or write there.
+    checked(unsafe { libc::munlock(start as *const libc::c_void, end - start) })?;
+    trim();
+    // The heap may be shorter by now: what is not mapped any more is refused, so ask anew.
+    let Some((start, end)) = heap_of(&std::fs::read_to_string("/proc/self/maps")?) else {
+        return Ok(());
+    };
+    // SAFETY: mlock2 takes an address, a length and a flag, not to read or write there.
+    checked(unsafe { libc::mlock2(start as *const libc::c_void, end - start, libc::MLOCK_ONFAULT) })
+}
+
+/// The heap's mapping, as addresses.
+fn heap_of(maps: &str) -> Option<(usize, usize)> {
+    let line = maps.lines().find(|line| line.ends_with("[heap]"))?;
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some((address(start)?, address(end)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +110,8 @@ mod tests {
             7f12bb534000-7f12bb554000 rw-p 00000000 00:00 0 \nnonsense";
         let found: Vec<_> = files_of(maps).collect();
         assert_eq!(found, [(0x20_0000, 0x27_2000), (0x27_2000, 0x40_d000)]);
+        assert_eq!(heap_of(maps), Some((0x458_9000, 0x461_c000)));
+        assert_eq!(heap_of("nonsense\n"), None);
         let code = files_of as fn(&'static str) -> _ as *const () as usize;
         let own = std::fs::read_to_string("/proc/self/maps").unwrap();
         assert!(files_of(&own).any(|(start, end)| (start..end).contains(&code)));

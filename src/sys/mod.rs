@@ -3,6 +3,7 @@
 
 pub mod getdents;
 pub mod memory;
+pub mod peer;
 pub mod pidfd;
 pub mod psi;
 pub mod random;
