@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod api;
 pub mod file;
+pub mod journal;
 pub mod line;
 pub mod metrics;
 pub mod page;

@@ -6,10 +6,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
 
 use log::{Level, LevelFilter};
 
 use super::writer::{LogPipe, Writer};
+use crate::observe::journal;
 
 /// Sends all further log lines through the writer. A second call changes only the level.
 pub fn start(writer: &Writer, level: LevelFilter) {
@@ -39,6 +41,11 @@ fn priority(level: Level) -> u8 {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     }
+}
+
+/// Where incidents can be given to the journal with their fields: where the lines go there too.
+pub fn journal() -> Option<PathBuf> {
+    is_journal().then(|| PathBuf::from(journal::SOCKET))
 }
 
 /// Whether stderr is the journal, and not just inherited the variable (systemd.exec(5)).

@@ -127,7 +127,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     // Before the first thread starts: one that does not block SIGTERM would take it, and die of it.
     signals().thread_block().map_err(|e| failed("signals could not be blocked")(e.into()))?;
     let config = load(options)?;
-    let (writer, thread) = Writer::start(record::log_file(&config))
+    let (writer, thread) = Writer::start(record::log_file(&config), log::journal())
         .map_err(failed("the writer thread could not be started"))?;
     log::start(&writer, config.guard.log);
     let mut reactor = Reactor::new(options, config, writer.clone())?;

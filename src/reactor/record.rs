@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, SystemTime};
 
-use ::log::{info, warn};
+use ::log::{Level, info, log_enabled, warn};
 
 use super::Reactor;
 use super::helper::Asker;
@@ -469,7 +469,10 @@ impl Reactor {
 
     /// To the journal and the file.
     fn put(&self, incident: &Incident) {
-        info!("{}", observe::line::line(incident));
+        let line = observe::line::line(incident);
+        if !(log_enabled!(Level::Info) && self.writer.entry(incident, &line)) {
+            info!("{line}");
+        }
         match serde_json::to_string(incident) {
             Ok(json) => {
                 self.hook.tell(&self.config.hook, incident, &json);

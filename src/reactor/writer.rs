@@ -2,12 +2,15 @@
 //! a full disk never stops the loop. The queue is bounded; what does not fit is counted.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::observe::file::Log;
+use crate::observe::journal;
+use crate::report::Incident;
 
 /// Lines that may wait. An episode makes one line and one record of some KiB.
 const QUEUE: usize = 256;
@@ -16,6 +19,11 @@ const STACK: usize = 64 * 1024;
 
 enum Item {
     Line(String),
+    /// For the journal's own socket, and as a line should that not take it.
+    Entry {
+        entry: Vec<u8>,
+        line: String,
+    },
     Record(String),
     Reopen(Log),
     Flush(SyncSender<()>),
@@ -33,6 +41,8 @@ pub struct Lost {
 pub struct Writer {
     queue: SyncSender<Item>,
     pub lost: Arc<Lost>,
+    /// The journal's socket, where stderr goes there anyway.
+    journal: Option<Arc<Path>>,
 }
 
 impl Writer {
@@ -40,19 +50,33 @@ impl Writer {
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start(log: Log) -> io::Result<(Writer, JoinHandle<()>)> {
+    pub fn start(log: Log, journal: Option<PathBuf>) -> io::Result<(Writer, JoinHandle<()>)> {
         let (queue, items) = sync_channel(QUEUE);
         let lost = Arc::new(Lost::default());
         let counters = Arc::clone(&lost);
+        let journal: Option<Arc<Path>> = journal.map(Arc::from);
+        let socket = journal.clone();
         let thread = thread::Builder::new()
             .name("writer".into())
             .stack_size(STACK)
-            .spawn(move || write_all(&items, log, &counters))?;
-        Ok((Writer { queue, lost }, thread))
+            .spawn(move || write_all(&items, log, socket.as_deref(), &counters))?;
+        Ok((Writer { queue, lost, journal }, thread))
     }
 
     pub fn line(&self, line: String) {
         self.put(Item::Line(line));
+    }
+
+    /// Gives the line of an incident to the journal with all its fields. `false`: there is no
+    /// journal to talk to, and it is a line like any other.
+    pub fn entry(&self, incident: &Incident, line: &str) -> bool {
+        if self.journal.is_none() {
+            return false;
+        }
+        let entry = journal::entry(incident, line);
+        let line = format!("<{}>{line}\n", journal::priority(incident.kind));
+        self.put(Item::Entry { entry, line });
+        true
     }
 
     pub fn record(&self, json: String) {
@@ -78,11 +102,16 @@ impl Writer {
     }
 }
 
-fn write_all(items: &Receiver<Item>, mut log: Log, lost: &Lost) {
+fn write_all(items: &Receiver<Item>, mut log: Log, socket: Option<&Path>, lost: &Lost) {
     let mut told = false;
     while let Ok(item) = items.recv() {
         let result = match item {
             Item::Line(line) => io::stderr().write_all(line.as_bytes()),
+            Item::Entry { entry, line } => match socket.map(|path| journal::send(path, &entry)) {
+                Some(Ok(())) => Ok(()),
+                // Nobody listens there, or he does not keep up: as it was before.
+                _ => io::stderr().write_all(line.as_bytes()),
+            },
             Item::Record(json) => log.append(&json),
             Item::Reopen(next) => {
                 log = next;
@@ -121,5 +150,42 @@ impl Write for LogPipe {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use crate::units::Bytes;
+
+    #[test]
+    fn an_incident_reaches_the_journal_once_and_otherwise_nobody() {
+        let path = std::env::temp_dir().join(format!("nbguard-native-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let journal = UnixDatagram::bind(&path).unwrap();
+        journal.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let text = include_str!("../../tests/fixtures/incident.json");
+        let incident: Incident = serde_json::from_str(text).unwrap();
+        let log = || Log::new(Path::new("/dev/null"), Bytes::mib(1), 1);
+        let (writer, thread) = Writer::start(log(), None).unwrap();
+        assert!(!writer.entry(&incident, "a line"));
+        drop(writer);
+        thread.join().unwrap();
+        let (writer, thread) = Writer::start(log(), Some(path.clone())).unwrap();
+        assert!(writer.entry(&incident, "a line"));
+        let mut got = [0; 8192];
+        let len = journal.recv(&mut got).unwrap();
+        assert!(got[..len].starts_with(b"MESSAGE=a line\nMESSAGE_ID="));
+        // Nobody listens any more: the line goes to stderr, which is no loss.
+        drop(journal);
+        assert!(writer.entry(&incident, "a line"));
+        writer.flush(Duration::from_secs(20));
+        assert_eq!(writer.lost.failed.load(Ordering::Relaxed), 0);
+        drop(writer);
+        thread.join().unwrap();
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -23,6 +23,7 @@ mod live;
 mod metrics;
 mod notebooks;
 mod openmetrics;
+mod outside;
 mod reactor;
 
 use std::path::{Path, PathBuf};
