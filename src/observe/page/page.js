@@ -9,12 +9,12 @@ const FEW = 8, SOME = 20; // rows of a table, and episodes, before "show all"
 const MOST = 200; // episodes that are asked for
 
 const view = {
-	data: null, got: 0, // the last answer, and when it came
+	data: null, got: 0, // the last answer, and when
 	episodes: [], newest: null,
-	trouble: "", since: 0, // while the guard does not answer
+	trouble: "", since: 0, // of no answer
 	due: 0, // when the next question is
 	paused: false, filter: "",
-	open: new Map(), // what somebody opened or closed, by key
+	open: new Map(), // or closed, by key
 };
 const $ = id => document.getElementById(id);
 
@@ -125,17 +125,17 @@ function bar(box, name) {
 	const sums = [{kind: "book.tone1", text: "notebooks", memory: books.every(each => known(each.memory)) ? sum(books) : null}, ...parts.slice(books.length)];
 	const marks = [["warning", box.warning], ["threshold", box.threshold], ["limit", box.limit]].filter(([, value]) => known(value));
 	const words = [`Memory of ${brief(name)}: ${size(box.usage)} of ${size(box.total)} used`,
-		...books.slice(0, 5).concat(sums).map(each => brief(each.text) + " " + size(each.memory)),
+		...books.slice(0, 5).map(each => brief(each.text) + " " + size(each.memory)),
 		...marks.map(([text, value]) => text + " at " + size(value))];
 	return [
 		h("div.scale",
 			h("div.bar", {role: "img", "aria-label": words.join(", ")}, parts.map(each =>
 				h("span.seg." + each.kind + (each.pid && each.pid === box.would.end ? ".first" : ""),
-					{width: at(each.memory), title: brief(each.text, 120) + ": " + size(each.memory)},
+					{width: at(each.memory), title: brief(each.text) + ": " + size(each.memory)},
 					each.number && at(each.memory) > 1 && h("span.tag", h("b", each.number), " ", brief(each.text.split("/").pop(), 40))))),
 			marks.filter(([text, value]) => text !== "limit" || value < end).map(([text, value]) =>
 				h("span.mark." + text + (at(value) < 40 ? ".right" : ""), {left: at(value)}, h("span", text, " ", h("b", size(value)))))),
-		h("ul.legend", {"aria-hidden": true}, sums.map(({text, kind, memory}) =>
+		h("ul.legend", sums.map(({text, kind, memory}) =>
 			h("li", h("i.seg." + kind), text, " ", h("b", size(memory))))),
 	];
 }
@@ -228,19 +228,20 @@ const KINDS = new Map([["kill", "ended"], ["hold", "held"], ["kernel-oom", "OOM 
 // Whatever the record says, by its names there: a new figure is shown, too.
 const flat = (value, name) => value?.constructor === Object ? Object.entries(value).flatMap(([key, each]) => flat(each, name + " " + key)) : [[name, value]];
 const told = (name, value) => value === null ? "unknown" : /psi/.test(name) ? percent(value)
-	: /^figures|memory|freed/.test(name) ? size(value) : brief(value?.map?.(flat) ?? value, 400);
+	: /^figures|memory|freed/.test(name) ? size(value)
+	: brief(Array.isArray(value) ? value.map(one => one.reason ? one.pid + " " + one.reason : one).join(", ") || "none" : value, 400);
 
 function record(each, key) {
-	const {sentence, rows, servers, unattributed, stack, timings, figures, ...rest} = each, {victim, container} = rest;
+	const {schema, id, sentence, rows, servers, unattributed, stack, timings, figures, ...rest} = each, {victim, container} = rest;
 	const box = {...figures, ...each, notebooks: rows, would: {end: victim?.pid}};
 	return h("div.record",
-		h("p", foreign(sentence, 1000), container && h("a.more", {href: "#container=" + container.id}, "Container")),
+		h("p", foreign(sentence, 1000), " ", container && h("a", {href: "#container=" + container.id}, "Its container")),
 		bar(box, container?.name || each.host),
 		rows.length > 0 && ranking(rows, box, key, "Ranking", each.dry_run ? "would have ended" : "ended"),
 		others(each, key),
 		h("p.steps", Object.entries(timings).filter(([, us]) => known(us)).map(([name, us]) => h("span", h("b", span(us)), name.slice(0, -3).replace(/_/g, " ")))),
-		h("dl", flat({...rest, figures}, "").map(([name, value]) =>
-			h("div", h("dt", brief(name)), h("dd", h("bdi", told(name.slice(1), value)))))),
+		h("dl", flat({...rest, figures, id}, "").map(([name, value]) =>
+			h("div", h("dt", brief(name.replace(/_/g, " "))), h("dd", h("bdi", told(name.slice(1), value)))))),
 		stack.length > 0 && h("pre", {tabindex: 0, "aria-label": "Stack"}, stack.map(line => brief(line, 400) + "\n")));
 }
 
