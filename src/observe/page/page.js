@@ -39,7 +39,7 @@ const nameOf = row => row.notebook || row.name || "unknown";
 
 // ---- Elements
 
-// h("p.big", {title}, "text", element, [more], null), with or without properties.
+// h("p.big", {title}, "text", element, [more], null); properties may be left out.
 function h(what, ...children) {
 	const [name, ...classes] = what.split(".");
 	const el = document.createElement(name);
@@ -155,7 +155,7 @@ const processes = (list, total, caption) => h("table.inner", h("caption.sr", cap
 // The notebooks of a container, or the ranking of an episode.
 function ranking(rows, box, key, caption, mark) {
 	const all = key + "/all";
-	return [h("table", h("caption.sr", caption), columns("Notebook", "Memory", "Share", "Processes"),
+	return [h("table.books", h("caption.sr", caption), columns("Notebook", "Memory", "Share", "Processes"),
 		h("tbody", (isOpen(all) ? rows : rows.slice(0, FEW)).map((row, n) => {
 			const list = row.processes || row.members, total = row.processes_total || list.length, title = "es of " + brief(nameOf(row));
 			const id = key + "/" + row.pid, chosen = row.pid === box.would.end, told = chosen || row.eligible !== "yes";
@@ -352,7 +352,7 @@ document.addEventListener("click", event => {
 		view.open.set(key, at.ariaExpanded !== "true");
 		draw();
 	}
-	// A second click on a permalink changes no hash.
+	// A second click on a link changes no hash.
 	if (at?.hash && at.hash === location.hash) follow();
 });
 $("filter").addEventListener("input", event => {
