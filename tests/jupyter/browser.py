@@ -87,7 +87,15 @@ class Browser:
         return found[ELEMENT]
 
     def click(self, selector):
-        self._call("POST", f"/element/{self.element(selector)}/click")
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._call("POST", f"/element/{self.element(selector)}/click")
+            except Failed:
+                # Still moving, or under something that is about to go.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     def text(self, selector):
         """The text of the first visible element, or None."""

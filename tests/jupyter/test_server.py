@@ -81,7 +81,7 @@ class WithGuard(unittest.TestCase):
 
     def test_metrics_have_the_same_figures_and_do_not_wait_for_the_guard(self):
         def named():
-            text = 'nbguard_notebook_memory_bytes{kernel_id="%s",notebook="work/a.ipynb"}' % self.kernel
+            text = 'nbguard_notebook_bytes{kernel_id="%s",notebook="work/a.ipynb"}' % self.kernel
             return samples(self.server).get(text)
         self.assertGreater(float(wait_for(named)), 10_000_000)
         found = samples(self.server)
@@ -102,7 +102,7 @@ class WithGuard(unittest.TestCase):
                            for pid in range(250)]
         self.addCleanup(setattr, self.guard, "rows", [])
         wait_for(lambda: len(self.rows()) == 200)
-        found = [name for name in samples(self.server) if name.startswith("nbguard_notebook_memory")]
+        found = [name for name in samples(self.server) if name.startswith("nbguard_notebook_bytes")]
         self.assertEqual(len(found), 50)
         self.assertLess(max(map(len, found)), 400)
 

@@ -79,6 +79,14 @@ class Wheel(unittest.TestCase):
         # The build as well: pip runs it with the user's Python.
         ast.parse((SOURCE / "build.py").read_text(), feature_version=(3, 8))
 
+    def test_metrics_are_named_as_the_guards(self):
+        source = REPOSITORY / "src/observe/metrics.rs"
+        if not source.exists():
+            self.skipTest("the guard has no metrics in this tree")
+        guards = set(re.findall(r'name: "(nbguard_\w+)"', source.read_text()))
+        ours = set(re.findall(r'"(nbguard_\w+)"', self.one("nbguard_jupyter/metrics.py$").decode()))
+        self.assertEqual(ours - guards, {"nbguard_up", "nbguard_figures_age_seconds"})
+
     def test_pip_builds_the_same_from_the_folder_without_a_network(self):
         folder = pathlib.Path(self.folder.name) / "pip"
         subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--quiet",

@@ -13,13 +13,15 @@ LABEL = 200
 # is 2 minutes.
 TOO_OLD = 150.0
 
+# Named as in the guard's own metrics.
 CONTAINER = (
     ("usage", "nbguard_container_usage_bytes", "Memory in use in this container, page cache included."),
     ("unreclaimable", "nbguard_container_unreclaimable_bytes", "The part of it that only an end gives back."),
     ("total", "nbguard_container_total_bytes", "The container's limit, or the host's memory."),
     ("warning", "nbguard_container_warning_bytes", "Where notebooks are warned."),
     ("threshold", "nbguard_container_threshold_bytes", "Where a notebook may be ended."),
-    ("sum", "nbguard_container_notebooks_memory_bytes", "What all notebooks hold together."),
+    ("sum", "nbguard_container_notebooks_bytes", "The sum over all notebooks."),
+    ("ratio", "nbguard_container_notebooks_ratio", "That sum as a share of the total."),
     ("notebooks_total", "nbguard_container_notebooks", "Notebooks in this container."),
 )
 
@@ -50,7 +52,7 @@ class Collector:
             if container[key] is not None:
                 yield GaugeMetricFamily(name, help_, container[key])
         memory = GaugeMetricFamily(
-            "nbguard_notebook_memory_bytes", "What the end of this notebook would give back.",
+            "nbguard_notebook_bytes", "What the end of this notebook would give back.",
             labels=("notebook", "kernel_id"))
         seen = set()
         for row in container["notebooks"][:SERIES]:

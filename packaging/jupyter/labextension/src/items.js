@@ -4,6 +4,8 @@
 function makeButton(className, panel) {
   const node = element('button', className);
   node.type = 'button';
+  // The button, not its widget: JupyterLab's status bar shows and hides widgets as it sees fit.
+  node.hidden = true;
   node.setAttribute('aria-haspopup', 'dialog');
   node.setAttribute('aria-expanded', 'false');
   node.addEventListener('click', () => panel.toggle(node));
@@ -27,13 +29,12 @@ function makeStatusItem(lumino, poll, panel) {
   const widget = new lumino.Widget({ node: element('div', '', button) });
   poll.listen(() => {
     const container = poll.container;
-    widget.setHidden(!container);
+    button.hidden = !container;
     if (container) {
       const text = `Mem ${bytes(used(container))} · ${percent(share(container))} of ${bytes(container.total)}`;
       label(button, text, title(container), container, 0);
     }
   });
-  widget.hide();
   return widget;
 }
 
@@ -42,7 +43,7 @@ function makeToolbarItem(lumino, poll, panel, isOf) {
   const widget = new lumino.Widget({ node: element('div', 'jp-Toolbar-item', button) });
   const stop = poll.listen(() => {
     const container = poll.container;
-    widget.setHidden(!container);
+    button.hidden = !container;
     if (container) {
       const mine = container.notebooks.find(isOf);
       const text = mine ? `${bytes(mine.memory)} · ${percent(mine.share)}` : 'Mem –';
@@ -51,7 +52,6 @@ function makeToolbarItem(lumino, poll, panel, isOf) {
     }
   });
   widget.disposed.connect(stop);
-  widget.hide();
   return widget;
 }
 
