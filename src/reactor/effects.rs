@@ -128,6 +128,13 @@ impl Reactor {
         };
         if rung > 0 {
             let serial = self.serial(who)?;
+            if let Some(why) = self.forbidden_since(who, serial) {
+                let draft = self.domain_mut(who)?.episode.as_mut()?.draft.as_mut();
+                if let Some(incident) = draft {
+                    incident.sentence.push_str(&format!("; before the next signal it was {why}"));
+                }
+                return Some(Input::Refused);
+            }
             self.escalate(serial, signal);
             return None;
         }
