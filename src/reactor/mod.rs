@@ -49,6 +49,7 @@ use crate::sys;
 use crate::units::Moment;
 
 use control::Control;
+pub use control::SOCKET as CONTROL_SOCKET;
 use decision::Scratch;
 use ending::Endings;
 use helper::{Asker, Helper};
