@@ -16,6 +16,7 @@ pub mod out;
 pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
+pub mod top;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -88,10 +89,20 @@ touches nothing but the cgroup and the folder that it makes for itself.")]
   nbguard ps --json | jq '.containers[] | {name, would}'")]
     Ps(ps::PsArgs),
 
+    /// The same, live: containers, notebooks, pressure, incidents
+    #[command(after_help = "Examples:
+  nbguard top
+  nbguard top --once
+
+Keys: j k or arrows choose, Enter follows one, / filters, s sorts, i shows incidents, space holds
+the picture, ? helps, q quits.")]
+    Top(top::TopArgs),
+
     /// What was ended, what was held, and why
     #[command(after_help = "Examples:
   nbguard incidents
   nbguard incidents --last 5
+  nbguard incidents --since 2h --container lab --kind kill,kernel-oom
   nbguard incidents last
   nbguard incidents 3fa85f64
   nbguard incidents --follow --json | jq .sentence")]
@@ -215,6 +226,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Doc(args) => doc::run(&args, out),
         Command::Doctor(args) => doctor::run(config, &args, out),
         Command::Ps(args) => ps::run(config, &args, out),
+        Command::Top(args) => top::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
         Command::Pause(args) => control::pause(config, &args, out),
         Command::Resume(args) => control::resume(config, &args, out),
