@@ -282,7 +282,8 @@ pub enum HoldReason {
     Backoff,
     ContainerProtected,
     DryRun,
-    PolicyOff,
+    /// `nbguard pause`.
+    Paused,
 }
 
 impl HoldReason {
@@ -298,7 +299,7 @@ impl HoldReason {
         HoldReason::Backoff,
         HoldReason::ContainerProtected,
         HoldReason::DryRun,
-        HoldReason::PolicyOff,
+        HoldReason::Paused,
     ];
 
     /// Stable: the record and the metrics carry it.
@@ -315,7 +316,7 @@ impl HoldReason {
             HoldReason::Backoff => "backoff",
             HoldReason::ContainerProtected => "container-protected",
             HoldReason::DryRun => "dry-run",
-            HoldReason::PolicyOff => "policy-off",
+            HoldReason::Paused => "paused",
         }
     }
 
@@ -335,12 +336,14 @@ pub enum Exclusion {
     /// Its path or kernel id is on the list.
     ProtectedNotebook,
     ProtectedUser,
-    /// `nbguard protect`.
-    ProtectedByHand,
+    /// `nbguard protect`, for itself or with its container.
+    ProtectedByCommand,
     /// It was ended a moment ago and came back.
     Backoff,
     /// `dry_run = true` for its container, in a domain of several.
     DryRun,
+    /// `nbguard pause` for its container, in a domain of several.
+    Paused,
     /// Its root is the container's pid 1.
     Init,
     /// The guard runs inside it.
@@ -358,9 +361,10 @@ impl Exclusion {
             Exclusion::ProtectedContainer => "protected-container",
             Exclusion::ProtectedNotebook => "protected-notebook",
             Exclusion::ProtectedUser => "protected-user",
-            Exclusion::ProtectedByHand => "protected-by-hand",
+            Exclusion::ProtectedByCommand => "protected-by-command",
             Exclusion::Backoff => "backoff",
             Exclusion::DryRun => "dry-run",
+            Exclusion::Paused => "paused",
             Exclusion::Init => "init",
             Exclusion::Guard => "guard",
             Exclusion::Ended => "ended",
@@ -636,11 +640,17 @@ impl Screen {
         self.excluded_reason(HoldReason::AllProtected)
     }
 
-    /// Back-off, if that is what stands in the way of anybody; else `otherwise`.
+    /// Back-off or a pause, if that alone is what stands in the way; else `otherwise`.
     fn excluded_reason(&self, otherwise: HoldReason) -> HoldReason {
-        let backoff = self.exclusions.contains(&Some(Exclusion::Backoff));
-        let only = !self.exclusions.iter().flatten().any(|e| *e != Exclusion::Backoff);
-        if backoff && only { HoldReason::Backoff } else { otherwise }
+        let mut exclusions = self.exclusions.iter().flatten();
+        match exclusions.next() {
+            Some(first) if exclusions.all(|other| other == first) => match first {
+                Exclusion::Backoff => HoldReason::Backoff,
+                Exclusion::Paused => HoldReason::Paused,
+                _ => otherwise,
+            },
+            _ => otherwise,
+        }
     }
 
     /// Processes that nobody could place and that are large enough to change the choice.
@@ -709,6 +719,7 @@ impl Screen {
         let largest = ranking.rows().iter().find(|row| !row.competes);
         match largest.and_then(|row| self.exclusion(row.workload)) {
             Some(Exclusion::Backoff) => HoldReason::Backoff,
+            Some(Exclusion::Paused) => HoldReason::Paused,
             _ => HoldReason::MemoryIsProtected,
         }
     }
@@ -790,7 +801,7 @@ impl Screen {
 fn restrain(case: &Case<'_>, verdict: Verdict) -> Verdict {
     let Verdict::Kill(kill) = verdict else { return verdict };
     let reason = if case.paused {
-        HoldReason::PolicyOff
+        HoldReason::Paused
     } else if case.settings.protect {
         HoldReason::ContainerProtected
     } else if case.settings.dry_run {
@@ -1275,8 +1286,8 @@ mod tests {
         let table: [(Change, HoldReason); 4] = [
             (|s| s.settings.dry_run = true, HoldReason::DryRun),
             (|s| s.settings.protect = true, HoldReason::ContainerProtected),
-            (|s| s.paused = true, HoldReason::PolicyOff),
-            (|s| (s.paused, s.settings.dry_run) = (true, true), HoldReason::PolicyOff),
+            (|s| s.paused = true, HoldReason::Paused),
+            (|s| (s.paused, s.settings.dry_run) = (true, true), HoldReason::Paused),
         ];
         for (change, reason) in table {
             let mut scene = Scene::new(80, [60, 700, 50]);
@@ -1407,7 +1418,7 @@ mod tests {
         let protected = Scene { rule: protect_20, ..scene(share, [301, 50, 50]) };
         protected.holds(HoldReason::Relieved);
         let paused = Scene { paused: true, ..scene(share, [301, 50, 50]) };
-        paused.holds(HoldReason::PolicyOff);
+        paused.holds(HoldReason::Paused);
     }
 
     #[test]
@@ -1467,8 +1478,8 @@ mod tests {
         for by in [By::Usage, By::UsageAndSwap, By::Notebooks, By::Thrash, By::Host] {
             assert_eq!(serde_json::to_string(&by).unwrap(), format!("\"{}\"", by.as_str()));
         }
-        let json = serde_json::to_string(&Exclusion::ProtectedByHand).unwrap();
-        assert_eq!(json, format!("\"{}\"", Exclusion::ProtectedByHand.as_str()));
+        let json = serde_json::to_string(&Exclusion::ProtectedByCommand).unwrap();
+        assert_eq!(json, format!("\"{}\"", Exclusion::ProtectedByCommand.as_str()));
         let json = serde_json::to_string(&KillWhy::NotebookMax).unwrap();
         assert_eq!(json, format!("\"{}\"", KillWhy::NotebookMax.as_str()));
     }

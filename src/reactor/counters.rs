@@ -100,7 +100,7 @@ pub(super) fn zero() -> Counters {
     }
 }
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "signal",
     "inotify",
     "helper",
@@ -110,6 +110,7 @@ const SOURCES: [&str; 9] = [
     "v1-threshold",
     "victim",
     "followed",
+    "control",
 ];
 
 fn source(what: For) -> &'static str {
@@ -123,6 +124,7 @@ fn source(what: For) -> &'static str {
         For::V1(_) => "v1-threshold",
         For::Victim { .. } => "victim",
         For::Followed(_) => "followed",
+        For::Control => "control",
     }
 }
 

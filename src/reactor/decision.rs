@@ -6,6 +6,7 @@ use ::log::warn;
 
 use super::counters::Trouble;
 use super::helper::{Asker, Question};
+use super::orders;
 use super::watch::{Kind, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
@@ -18,6 +19,7 @@ use crate::policy::decide::{
 };
 use crate::policy::episode::{ANSWER_BUDGET, Decision, Looked};
 use crate::policy::identity::Wanted as Reading;
+use crate::policy::orders::Whom;
 use crate::policy::rank::{GroupMemory, Purpose, Ranking, status_budget};
 use crate::policy::tree::{Context, Forest};
 use crate::roots::{Buffer, Roots};
@@ -260,7 +262,7 @@ impl Reactor {
     fn order(&mut self, who: Asker, purpose: Purpose, budget: usize, last: bool) {
         let now = self.now();
         let urgent = last || self.is_urgent(who);
-        let Reactor { watches, host, scratch, roots, buffer, recent, .. } = self;
+        let Reactor { watches, host, scratch, roots, buffer, recent, orders, .. } = self;
         let Some(domain) = domain_of(who, watches, host) else { return };
         if let Some(episode) = &domain.episode {
             for (key, pss) in &episode.pss {
@@ -270,6 +272,8 @@ impl Reactor {
             }
         }
         let slots = &scratch.slots;
+        let wall = orders::wall();
+        let all_paused = orders.pause(None, wall).is_some();
         let rule = |view: &decide::View<'_>| -> Option<Exclusion> {
             let slot = *slots.get(usize::from(view.workload.container))?;
             let watch = watches[slot as usize].as_ref()?;
@@ -281,6 +285,14 @@ impl Reactor {
             }
             if watch.protection.of(view.notebook, view.kernel_id, view.workload.uid).is_some() {
                 return Some(Exclusion::ProtectedNotebook);
+            }
+            if orders.protects(&watch.found.id, &Whom::from(view), wall).is_some() {
+                return Some(Exclusion::ProtectedByCommand);
+            }
+            // Of the domain itself, or of all, the verdict knows: it says who it would have been.
+            let of_another = who != Some(watch.id) && !all_paused;
+            if of_another && orders.pause(Some(&watch.found.id), wall).is_some() {
+                return Some(Exclusion::Paused);
             }
             if who.is_none() && watch.settings.dry_run {
                 return Some(Exclusion::DryRun);
@@ -362,7 +374,9 @@ impl Reactor {
     }
 
     fn decide(&mut self, who: Asker, late: bool, gate: &Gate, scale: Scale) -> Option<Verdict> {
-        let Reactor { watches, host, scratch, .. } = self;
+        let Reactor { watches, host, scratch, orders, .. } = self;
+        let watch = who.and_then(|id| watches[id.slot as usize].as_ref());
+        let container = watch.map(|watch| watch.found.id.as_str());
         let Scratch { ranking, forest, procs, screen, .. } = scratch;
         let case = Case {
             forest,
@@ -371,7 +385,7 @@ impl Reactor {
             scale,
             gate,
             baseline: domain_of(who, watches, host)?.baseline.as_deref(),
-            paused: false,
+            paused: orders.pause(container, orders::wall()).is_some(),
             late,
         };
         Some(screen.decide(&case, ranking))

@@ -606,6 +606,9 @@ impl Reactor {
             let _ = self.inotify.rm_watch(*wd);
         }
         self.discovery.containers.release(&watch.found.path);
+        if watch.kind == Kind::Container {
+            self.forget_orders_of(&watch.found.id);
+        }
         let inode = watch.group.id().0;
         if self.state.changed.iter().any(|c| c.inode == inode) {
             self.state.forget(inode);

@@ -128,6 +128,13 @@ impl Reactor {
         };
         if rung > 0 {
             let serial = self.serial(who)?;
+            if let Some(why) = self.forbidden_since(who, serial) {
+                let draft = self.domain_mut(who)?.episode.as_mut()?.draft.as_mut();
+                if let Some(incident) = draft {
+                    incident.sentence.push_str(&format!("; before the next signal it was {why}"));
+                }
+                return Some(Input::Refused);
+            }
             self.escalate(serial, signal);
             return None;
         }
@@ -308,7 +315,9 @@ impl Reactor {
                         domain.identities.insert(identity);
                     }
                     domain.reading &= !last;
-                    if last && domain.is_in(episode) {
+                    // Asked outside of an episode, as a command or a page does: whoever waits for
+                    // identities by now can use these as well.
+                    if last && (episode.is_none() || domain.is_in(episode)) {
                         self.drive(asker, Input::Answered);
                     }
                 }

@@ -12,6 +12,8 @@ pub enum For {
     /// The helper has answered.
     Helper,
     HostPsi,
+    /// The control socket, or whoever is connected to it: they are few, and looked at together.
+    Control,
     /// `memory.events` of a watch.
     Events(WatchId),
     Psi(WatchId),
@@ -40,6 +42,7 @@ impl For {
             For::Inotify => (0, 0, 1),
             For::Helper => (0, 0, 2),
             For::HostPsi => (0, 0, 3),
+            For::Control => (0, 0, 9),
             For::Events(id) => (1, id.generation, id.slot),
             For::Psi(id) => (2, id.generation, id.slot),
             For::V1(id) => (3, id.generation, id.slot),
@@ -61,6 +64,7 @@ impl For {
             (0, 1) => For::Inotify,
             (0, 2) => For::Helper,
             (0, 3) => For::HostPsi,
+            (0, 9) => For::Control,
             (1, _) => For::Events(id),
             (2, _) => For::Psi(id),
             (3, _) => For::V1(id),
@@ -85,7 +89,7 @@ mod tests {
     fn every_token_is_read_back_as_what_it_was() {
         let ids = [(0, 0), (1, 2), (7, GENERATION_MASK), (70_000, 3)]
             .map(|(slot, generation)| WatchId { slot, generation });
-        let mut all = vec![For::Signals, For::Inotify, For::Helper, For::HostPsi];
+        let mut all = vec![For::Signals, For::Inotify, For::Helper, For::HostPsi, For::Control];
         for id in ids {
             all.extend([For::Events(id), For::Psi(id), For::V1(id), For::Followed(Some(id))]);
         }
