@@ -16,6 +16,7 @@ mod helper;
 mod hook;
 mod host;
 mod log;
+mod message;
 mod record;
 mod token;
 mod tripwire;
@@ -180,6 +181,7 @@ struct Reactor {
     recent: record::Recent,
     counters: Counters,
     hook: Hook,
+    messages: message::Messages,
     state: StateFile,
     state_path: PathBuf,
     /// Held for as long as the daemon lives: only one may move tripwires.
@@ -232,6 +234,7 @@ impl Reactor {
             recent: record::Recent::default(),
             counters: counters::zero(),
             hook: Hook::default(),
+            messages: message::Messages::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -340,6 +343,7 @@ impl Reactor {
             For::V1(id) => self.on_v1(id),
             For::Victim { serial, index } => self.on_victim(serial, index),
             For::Followed(who) => self.on_followed(who),
+            For::Told(id) => self.let_go_of_rise(id),
         }
     }
 
