@@ -294,8 +294,8 @@ impl Reactor {
         if !settings.message {
             return Told::Skipped(Skip::Off);
         }
-        let rise = self.domain(who).and_then(|domain| domain.rise.as_ref());
-        let is_it = |rise: &&Box<Rise>| {
+        let rise = self.domain(who).and_then(|domain| domain.rise.as_deref());
+        let is_it = |rise: &&Rise| {
             let mut rows = incident.rows.iter().filter(|row| row.pid == victim.pid);
             rise.key.pid == victim.pid && rows.any(|row| row.start == rise.key.start)
         };
