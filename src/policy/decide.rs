@@ -90,7 +90,17 @@ pub struct Measure {
     pub mark: Bytes,
     /// Where an end suffices: `counted` at or below this.
     pub relief: Bytes,
+    /// What the shares are taken of: the total, and swap where it counts, or what is left for the
+    /// notebooks.
+    pub whole: Bytes,
     pub total: Bytes,
+}
+
+impl Measure {
+    /// Whether what counts has come as near to this share as it must come to the threshold.
+    pub fn reaches(&self, share: Share) -> bool {
+        self.counted >= self.whole.times(share).less(self.total.times(GATE_TOLERANCE))
+    }
 }
 
 /// What made the gate open.
@@ -140,6 +150,18 @@ impl Gate {
 
     pub fn is_passed(&self) -> bool {
         matches!(self, Gate::Passed { .. })
+    }
+
+    /// The same figures as if the threshold had been reached: who would end there?
+    #[must_use]
+    pub fn at_the_threshold(self) -> Gate {
+        match self {
+            Gate::Held { measure, .. } => {
+                let counted = measure.counted.max(measure.mark);
+                Gate::Passed { by: By::Usage, measure: Measure { counted, ..measure } }
+            }
+            other => other,
+        }
     }
 }
 
@@ -191,24 +213,25 @@ fn by_usage(now: &Figures, scale: Scale, threshold: Share) -> (By, Measure) {
     let whole = if with_swap { scale.total.plus(scale.swap) } else { scale.total };
     let counted = now.unreclaimable().plus(if with_swap { swap } else { Bytes::ZERO });
     let by = if with_swap { By::UsageAndSwap } else { By::Usage };
-    (by, measure(now, counted, whole.times(threshold), scale.total))
+    (by, measure(now, counted, whole, threshold, scale.total))
 }
 
 /// The source system's comparison: the sum over the notebooks against the share of what is left
 /// for them.
 fn by_notebooks(now: &Figures, scale: Scale, threshold: Share, sum: Bytes) -> (By, Measure) {
     let in_no_workload = now.unreclaimable().less(sum);
-    let at = scale.total.less(in_no_workload).times(threshold);
-    (By::Notebooks, measure(now, sum, at, scale.total))
+    (By::Notebooks, measure(now, sum, scale.total.less(in_no_workload), threshold, scale.total))
 }
 
-fn measure(now: &Figures, counted: Bytes, threshold: Bytes, total: Bytes) -> Measure {
+fn measure(now: &Figures, counted: Bytes, whole: Bytes, threshold: Share, total: Bytes) -> Measure {
+    let threshold = whole.times(threshold);
     Measure {
         usage: now.usage,
         unreclaimable: now.unreclaimable(),
         counted,
         mark: threshold.less(total.times(GATE_TOLERANCE)),
         relief: threshold.less(total.times(RELIEF)),
+        whole,
         total,
     }
 }
@@ -258,6 +281,7 @@ pub fn host_gate(host: &HostMemory, settings: &Settings) -> Gate {
         counted: host.held(),
         mark: threshold.less(host.total.times(GATE_TOLERANCE)),
         relief: threshold.less(host.total.times(RELIEF)),
+        whole,
         total: host.total,
     };
     if measure.counted >= measure.mark {
@@ -901,6 +925,34 @@ mod tests {
 
     fn scale() -> Scale {
         Scale { total: TOTAL, swap: Bytes::ZERO }
+    }
+
+    #[test]
+    fn a_share_is_reached_by_what_counts_and_not_by_cache() {
+        let gate = |unreclaimable, cache, swap| {
+            let figures = figures(unreclaimable, cache);
+            gate(&figures, None, Scale { total: TOTAL, swap }, &settings(), None)
+        };
+        let reaches =
+            |gate: Gate, percent| gate.measure().unwrap().reaches(Share::percent(percent));
+        for (unreclaimable, percent, reached) in
+            [(770, 80, true), (769, 80, false), (820, 85, true), (819, 85, false)]
+        {
+            let gate = gate(mib(unreclaimable), mib(900 - unreclaimable), Bytes::ZERO);
+            assert_eq!(reaches(gate, percent), reached, "{unreclaimable} of {percent} %");
+        }
+        assert!(!reaches(gate(mib(850), Bytes::ZERO, mib(1000)), 80), "the swap is free");
+    }
+
+    #[test]
+    fn at_the_threshold_it_is_asked_whose_end_would_be_enough_there() {
+        let before = gate(&figures(mib(800), Bytes::ZERO), None, scale(), &settings(), None);
+        assert!(!before.is_passed());
+        let then = before.at_the_threshold();
+        let measure = then.measure().unwrap();
+        assert!(then.is_passed() && measure.counted == measure.mark, "{measure:?}");
+        let over = gate(&figures(mib(950), Bytes::ZERO), None, scale(), &settings(), None);
+        assert_eq!(over.at_the_threshold(), over);
     }
 
     fn reason(gate: Gate) -> &'static str {

@@ -579,6 +579,7 @@ impl Reactor {
             return;
         }
         self.close_episode_of_gone(id);
+        self.end_rise(Some(id));
         self.thaw_of(id);
         let slot = id.slot as usize;
         // Still there (a rule, a rescan, a limit of its own lost): nothing of ours is left behind.

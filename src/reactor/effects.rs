@@ -51,8 +51,11 @@ impl Reactor {
         match effect {
             Effect::Look => return self.look(who).map(Input::Looked),
             Effect::Identify => self.identify(who),
+            Effect::IdentifyNew => self.identify_new(who),
+            Effect::Tell(notice) => self.tell(who, notice),
+            Effect::RiseOver => self.end_rise(who),
             Effect::Tripwire(step) => match who {
-                Some(id) => self.move_tripwire(id, step),
+                Some(id) => return self.move_tripwire(id, step),
                 None => self.move_host_steps(step),
             },
             Effect::Open(wake) => self.open_episode(who, wake),
@@ -162,6 +165,7 @@ impl Reactor {
             .map(|(signal, decision)| signal.saturating_sub(decision));
         episode.draft = draft;
         self.remember_ended(who);
+        self.tell_ended(who);
         // Everybody was gone already, or refused: nobody's exit will come.
         let job = &self.endings.get(serial)?.job;
         match (job.main_is_dead(), job.was_refused()) {
@@ -329,6 +333,9 @@ impl Reactor {
                 }
                 Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
+                Answer::Told { watch, key, notice, told, kept } => {
+                    self.on_told(watch, key, notice, told, kept);
+                }
                 Answer::Frozen { serial } => self.on_frozen(serial),
                 Answer::Described { watch: Some(id), container, .. } => {
                     self.on_described(id, *container);
@@ -350,6 +357,9 @@ impl Reactor {
         }
         if let Some(domain) = self.domain_mut(who) {
             domain.episode = None;
+        }
+        if outcome != Outcome::Held {
+            self.end_rise(who);
         }
     }
 }

@@ -18,6 +18,7 @@ mod helper;
 mod hook;
 mod host;
 mod log;
+mod message;
 mod orders;
 mod record;
 mod token;
@@ -186,6 +187,7 @@ struct Reactor {
     recent: record::Recent,
     counters: Counters,
     hook: Hook,
+    messages: message::Messages,
     state: StateFile,
     state_path: PathBuf,
     /// What people ordered: pauses and protections.
@@ -247,6 +249,7 @@ impl Reactor {
             recent: record::Recent::default(),
             counters: counters::zero(),
             hook: Hook::default(),
+            messages: message::Messages::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -367,6 +370,7 @@ impl Reactor {
             For::V1(id) => self.on_v1(id),
             For::Victim { serial, index } => self.on_victim(serial, index),
             For::Followed(who) => self.on_followed(who),
+            For::Told(id) => self.let_go_of_rise(id),
         }
     }
 

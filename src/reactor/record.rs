@@ -14,6 +14,7 @@ use super::helper::Asker;
 use super::orders::wall;
 use super::watch::{Kind, Watch};
 use crate::act::kill::{Spare, Standing};
+use crate::act::message::{Skip, Told};
 use crate::config::{Config, Settings, Words};
 use crate::facts::{Field, Proc};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
@@ -204,7 +205,7 @@ impl Reactor {
             timings: Timings::default(),
             freed: None,
             kernel_oom_kills: 0,
-            message: "skipped: nobody was ended".to_owned(),
+            message: Told::Skipped(Skip::NobodyEnded).to_string(),
             stack: Vec::new(),
         }
     }
@@ -355,7 +356,6 @@ impl Reactor {
                 incident.victim = self.victim(kill, incident);
                 // An episode of the host or of a slice ends in one container.
                 incident.container = self.container_of(kill).or(incident.container.take());
-                incident.message = "skipped: this version writes no message yet".to_owned();
             }
             Some(Decided::Hold(hold)) => {
                 incident.reason = hold.reason.as_str().to_owned();
@@ -444,6 +444,9 @@ impl Reactor {
             self.complete_victim(serial, outcome, &mut incident);
         }
         self.count_incident(who, &incident);
+        if incident.verdict == Verdict::Kill {
+            incident.message = self.message_of(who, &incident).to_string();
+        }
         if outcome == Outcome::Held && incident.kind == RecordKind::Hold {
             let name = incident.container.as_ref().map_or("host", |c| c.id.as_str()).to_owned();
             let reason = HoldReason::ALL
@@ -531,6 +534,7 @@ impl Reactor {
                 self.complete_victim(serial, Outcome::Killed, &mut incident);
             }
             self.count_incident(Some(id), &incident);
+            incident.message = self.message_of(Some(id), &incident).to_string();
             self.put(&incident);
         }
         if let Some(serial) = serial {

@@ -26,6 +26,8 @@ pub enum For {
     },
     /// A process that is followed while the tripwire is lifted; `None` of the host's domain.
     Followed(Option<WatchId>),
+    /// The process that was told in this rise: it has exited.
+    Told(WatchId),
 }
 
 const KIND: u32 = 60;
@@ -49,6 +51,7 @@ impl For {
             For::Victim { serial, index } => (4, serial, index),
             For::Followed(Some(id)) => (5, id.generation, id.slot),
             For::Followed(None) => (5, 0, NO_WATCH),
+            For::Told(id) => (6, id.generation, id.slot),
         };
         let generation = (generation & GENERATION_MASK) as usize;
         Token(kind << KIND | generation << GENERATION | slot as usize)
@@ -71,6 +74,7 @@ impl For {
             (4, _) => For::Victim { serial: generation, index: slot },
             (5, NO_WATCH) => For::Followed(None),
             (5, _) => For::Followed(Some(id)),
+            (6, _) => For::Told(id),
             _ => return None,
         })
     }
@@ -91,7 +95,8 @@ mod tests {
             .map(|(slot, generation)| WatchId { slot, generation });
         let mut all = vec![For::Signals, For::Inotify, For::Helper, For::HostPsi, For::Control];
         for id in ids {
-            all.extend([For::Events(id), For::Psi(id), For::V1(id), For::Followed(Some(id))]);
+            all.extend([For::Events(id), For::Psi(id), For::V1(id)]);
+            all.extend([For::Followed(Some(id)), For::Told(id)]);
         }
         all.extend([For::Followed(None), For::Victim { serial: 9, index: 10_000 }]);
         for what in &all {

@@ -259,6 +259,8 @@ fn ratio(part: Bytes, whole: Bytes) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use std::os::unix::net::UnixListener;
 
