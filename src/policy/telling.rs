@@ -241,6 +241,7 @@ mod tests {
             mark: Bytes::gib(50),
             relief: Bytes::gib(50),
             total: TOTAL,
+            whole: TOTAL,
         };
         let settings = Settings::default();
         let gate = as_if_short(Some(measure), &settings);

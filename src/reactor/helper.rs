@@ -14,13 +14,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::message::Kept;
+use crate::act::message::Told;
 use crate::act::tripwire;
 use crate::facts::{Field, Limit, Why};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::Found;
 use crate::host::procs;
-use crate::ids::{ProcKey, WatchId};
+use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::observe::tail::{self, Whose};
+use crate::policy::episode::Notice;
 use crate::policy::identity::Identity;
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
@@ -50,16 +53,20 @@ pub struct Client {
 pub enum Question {
     Identify {
         asker: Asker,
+        /// In which it was asked: no later one is driven by the answer.
+        episode: Option<EpisodeId>,
         keys: Vec<ProcKey>,
     },
     Pss {
         asker: Asker,
+        episode: Option<EpisodeId>,
         keys: Vec<ProcKey>,
         until: Instant,
     },
-    /// What a container is called, where its engine had not written it yet.
+    /// What a container is called, where its engine had not written it yet; without a watch if it
+    /// is ignored for now.
     Describe {
-        watch: WatchId,
+        watch: Option<WatchId>,
         found: Box<Found>,
         sources: Arc<Sources>,
     },
@@ -103,11 +110,13 @@ pub enum Answer {
     /// `last`: there is no more to come.
     Identified {
         asker: Asker,
+        episode: Option<EpisodeId>,
         read: Vec<Identity>,
         last: bool,
     },
     Pss {
         asker: Asker,
+        episode: Option<EpisodeId>,
         pss: Vec<(ProcKey, Field<Bytes>)>,
     },
     Trackers {
@@ -119,11 +128,20 @@ pub enum Answer {
         value: Limit,
         result: io::Result<()>,
     },
+    /// A notebook was told, or why not; `notice` is `None` of the text that follows the signal.
+    Told {
+        watch: WatchId,
+        key: ProcKey,
+        notice: Option<Notice>,
+        told: Told,
+        kept: Option<Kept>,
+    },
     Frozen {
         serial: u32,
     },
     Described {
-        watch: WatchId,
+        watch: Option<WatchId>,
+        found: Box<Found>,
         container: Box<Container>,
     },
     Surveyed {
@@ -145,9 +163,9 @@ pub struct Helper {
     /// Reads for those who ask over HTTP; there while somebody asks.
     slow: Option<Sender<Question>>,
     roots: Arc<Roots>,
-    reply: Reply,
     worker: Option<Sender<Work>>,
     answers: Receiver<Answer>,
+    reply: Reply,
     thread: Option<JoinHandle<()>>,
     /// The daemon stops: values still waiting are dropped.
     ends: Arc<AtomicBool>,
@@ -176,8 +194,8 @@ impl Helper {
             .name("describer".into())
             .stack_size(STACK)
             .spawn(move || read_all(&descriptions, &own, &reply))?;
-        let reply = Reply { back, waker };
-        let kept = reply.clone();
+        let own = Reply { back, waker };
+        let reply = own.clone();
         let ends = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&ends);
         let thread = thread::Builder::new()
@@ -189,7 +207,7 @@ impl Helper {
             describer,
             slow: None,
             roots: Arc::clone(roots),
-            reply: kept,
+            reply: own,
             worker: Some(worker),
             answers,
             thread: Some(thread),
@@ -246,19 +264,25 @@ impl Helper {
         }
     }
 
+    /// For threads that are started for one piece of work.
+    pub fn reply(&self) -> Reply {
+        self.reply.clone()
+    }
+
     pub fn answer(&self) -> Option<Answer> {
         self.answers.try_recv().ok()
     }
 }
 
+/// The way back to the loop.
 #[derive(Clone)]
-struct Reply {
+pub struct Reply {
     back: Sender<Answer>,
     waker: Arc<mio::Waker>,
 }
 
 impl Reply {
-    fn give(&self, answer: Answer) {
+    pub fn give(&self, answer: Answer) {
         let _ = self.back.send(answer);
         let _ = self.waker.wake();
     }
@@ -268,7 +292,7 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
     let mut buffer = Buffer::new();
     while let Ok(question) = questions.recv() {
         match question {
-            Question::Identify { asker, keys } => {
+            Question::Identify { asker, episode, keys } => {
                 let now = jupyter::boot_ticks();
                 // Handed over in parts: one throttled process must not hold up what is known of
                 // the others.
@@ -277,11 +301,11 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
                         .iter()
                         .filter_map(|key| jupyter::identify(roots, *key, now, &mut buffer).ok())
                         .collect();
-                    reply.give(Answer::Identified { asker, read, last: false });
+                    reply.give(Answer::Identified { asker, episode, read, last: false });
                 }
-                reply.give(Answer::Identified { asker, read: Vec::new(), last: true });
+                reply.give(Answer::Identified { asker, episode, read: Vec::new(), last: true });
             }
-            Question::Pss { asker, keys, until } => {
+            Question::Pss { asker, episode, keys, until } => {
                 let mut pss = Vec::with_capacity(keys.len());
                 for key in keys {
                     let value = if Instant::now() >= until {
@@ -291,11 +315,11 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
                     };
                     pss.push((key, value));
                 }
-                reply.give(Answer::Pss { asker, pss });
+                reply.give(Answer::Pss { asker, episode, pss });
             }
             Question::Describe { watch, found, sources } => {
                 let container = Box::new(container::describe(roots, &found, &sources));
-                reply.give(Answer::Described { watch, container });
+                reply.give(Answer::Described { watch, found, container });
             }
             Question::Survey { watch, keys } => {
                 let now = jupyter::boot_ticks();

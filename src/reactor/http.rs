@@ -349,7 +349,7 @@ impl Reactor {
             match open.listener.accept() {
                 Ok(stream) => {
                     open.came += 1;
-                    self.admit(door, File::from(stream), now);
+                    self.let_one_in(door, File::from(stream), now);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => open.more = false,
                 Err(e)
@@ -366,7 +366,7 @@ impl Reactor {
         }
     }
 
-    fn admit(&mut self, door: Door, stream: File, now: Moment) {
+    fn let_one_in(&mut self, door: Door, stream: File, now: Moment) {
         let whose = match door {
             Door::Notebook => self.peer(&stream),
             Door::Host | Door::Tcp => None,
@@ -399,7 +399,7 @@ impl Reactor {
         let client = Client { ticket, door, whose, stream, since: now, standing };
         self.http.clients[slot] = Some(Box::new(client));
         // What was sent with the connection is there already.
-        self.go_on(slot);
+        self.take_on(slot);
     }
 
     /// Drops whoever has been at it the longest without saying what he wants.
@@ -453,7 +453,7 @@ impl Reactor {
         if gone {
             return self.drop_client(slot);
         }
-        self.go_on(slot);
+        self.take_on(slot);
     }
 
     fn drop_client(&mut self, slot: usize) {
@@ -466,13 +466,13 @@ impl Reactor {
     }
 
     /// Takes a client as far as it goes now.
-    fn go_on(&mut self, slot: usize) {
+    fn take_on(&mut self, slot: usize) {
         loop {
             let Some(client) = self.http.client(slot) else { return };
             let step = match &client.standing {
                 Standing::Reading(_) => match client.read() {
                     Step::Go => {
-                        self.serve(slot);
+                        self.read_request(slot);
                         Step::Go
                     }
                     other => other,
@@ -490,7 +490,7 @@ impl Reactor {
     }
 
     /// Answers the request that has come, if it has come whole.
-    fn serve(&mut self, slot: usize) {
+    fn read_request(&mut self, slot: usize) {
         let Some(client) = self.http.client(slot) else { return };
         let Standing::Reading(head) = &mut client.standing else { return };
         let head = std::mem::take(head);
@@ -597,7 +597,7 @@ impl Reactor {
             }
         };
         self.send(slot, status, answer::answer(status, JSON, &body, with_body), false);
-        self.go_on(slot);
+        self.take_on(slot);
     }
 
     /// Whoever waits for figures that are there now, or has waited long enough.
@@ -621,7 +621,7 @@ impl Reactor {
                 let bytes = answer::answer(Status::Ok, kind, &body, with_body);
                 self.send(slot, Status::Ok, bytes, false);
             }
-            self.go_on(slot);
+            self.take_on(slot);
         }
     }
 
