@@ -26,8 +26,8 @@ mod message;
 mod metrics;
 mod notebooks;
 mod openmetrics;
-mod outside;
 mod orders;
+mod outside;
 mod reactor;
 mod top;
 
