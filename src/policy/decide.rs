@@ -1465,7 +1465,7 @@ mod tests {
         type Rule = fn(&View<'_>) -> Option<Exclusion>;
         // The next one ends where that suffices; else it is said in whose way it stands.
         let table: [(Rule, [u64; 3], Result<u32, HoldReason>); 7] = [
-            (paused, [400, 410, 50], Err(HoldReason::Paused)),
+            (paused, [400, 410, 50], Ok(20)),
             (paused, [450, 420, 20], Ok(20)),
             (protected, [450, 420, 20], Ok(20)),
             (paused, [30, 700, 30], Err(HoldReason::Paused)),
