@@ -318,10 +318,10 @@ def part_python():
     return count
 
 
-def part_prometheus():
-    """Debian's Prometheus against the rules, the dashboard, and a guard that it scrapes."""
-    name = "tests/prometheus"
-    done = run(name, [sys.executable, "-m", "unittest", "discover", "-v", "tests/prometheus"], 600,
+def part_outside():
+    """Debian's Prometheus and journald against the rules, the catalog, and a guard that they ask."""
+    name = "tests/outside"
+    done = run(name, [sys.executable, "-m", "unittest", "discover", "-v", "tests/outside"], 600,
                env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None)
     count = Count()
     for line in done.err:
@@ -431,7 +431,7 @@ def parts(options):
     yield "unit and integration tests", part_tests
     yield "unittests of tests/vm", part_python
     yield "cargo build --release", part_release
-    yield "Prometheus", part_prometheus
+    yield "Prometheus and the journal", part_outside
     if not options.quick:
         yield "guest image", part_image
     # From here on nothing else runs: these look at the clock.
