@@ -262,7 +262,7 @@ pub struct Proc {
     pub pgrp: u32,
     pub sid: u32,
     pub comm: Comm,
-    /// `R`, `S`, `D`, `Z`, …
+    /// `R`, `S`, `D`, `Z`, … of the whole process: `Z` when all its threads have ended.
     pub state: u8,
     /// Resident set with everything shared in it: an upper bound of what an end gives back.
     pub rss: Bytes,

@@ -4,11 +4,15 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::act::tripwire;
+
+pub const FREEZE: &str = "cgroup.freeze";
 /// Version of the file's shape.
 const VERSION: u32 = 1;
 
@@ -28,6 +32,40 @@ pub struct Changed {
     /// Frozen for the last sweep of a kill: to be thawed first of all.
     #[serde(default)]
     pub frozen: bool,
+}
+
+impl Changed {
+    /// The group's directory, if it is still the one that was noted.
+    ///
+    /// # Errors
+    /// ENOENT: it is gone, or another group has its name by now. Else as open(2).
+    pub fn open(&self) -> io::Result<fs::File> {
+        let dir = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&self.dir)?;
+        if dir.metadata()?.ino() == self.inode {
+            Ok(dir)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOENT))
+        }
+    }
+
+    /// Thaws a group that was frozen for the last sweep of a kill. On a hybrid host the freezer is
+    /// in the v2 directory, which `unified` finds.
+    ///
+    /// # Errors
+    /// As [`Changed::open`] and [`tripwire::write`].
+    pub fn thaw(&self, unified: impl FnOnce(&Path) -> Option<PathBuf>) -> io::Result<()> {
+        let thaw = |dir: &fs::File| tripwire::write(dir.as_fd(), FREEZE, "0");
+        match thaw(&self.open()?) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match unified(&self.dir) {
+                Some(unified) => thaw(&fs::File::open(unified)?),
+                None => Err(e),
+            },
+            thawed => thawed,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -126,6 +164,39 @@ mod tests {
         assert_eq!(read.find("b", 2).unwrap().original, "77");
         assert_eq!(read.find("b", 3), None, "another inode is another cgroup");
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_group_is_opened_only_while_it_is_the_one_that_was_noted() {
+        let dir = folder("noted");
+        let inode = fs::metadata(&dir).unwrap().ino();
+        let noted = |inode| Changed { dir: dir.clone(), ..changed("a", inode) };
+        assert_eq!(noted(inode).open().unwrap().metadata().unwrap().ino(), inode);
+        let another = noted(inode + 1).open().unwrap_err();
+        assert_eq!(another.kind(), io::ErrorKind::NotFound);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(noted(inode).open().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn nobody_but_the_group_that_was_noted_is_thawed() {
+        let (dir, unified) = (folder("frozen"), folder("unified"));
+        let changed = |inode| Changed { dir: dir.clone(), ..changed("a", inode) };
+        let frozen = |dir: &Path| fs::read_to_string(dir.join(FREEZE)).unwrap();
+        let inode = fs::metadata(&dir).unwrap().ino();
+        fs::write(unified.join(FREEZE), "1").unwrap();
+        assert!(changed(inode + 1).thaw(|_| Some(unified.clone())).is_err());
+        assert_eq!(frozen(&unified), "1");
+        assert!(changed(inode).thaw(|_| None).is_err());
+        changed(inode).thaw(|_| Some(unified.clone())).unwrap();
+        assert_eq!(frozen(&unified), "0");
+        fs::write(dir.join(FREEZE), "1").unwrap();
+        assert!(changed(inode + 1).thaw(|_| None).is_err());
+        assert_eq!(frozen(&dir), "1");
+        changed(inode).thaw(|_| None).unwrap();
+        assert_eq!(frozen(&dir), "0");
+        fs::remove_dir_all(dir).unwrap();
+        fs::remove_dir_all(unified).unwrap();
     }
 
     #[test]

@@ -4,15 +4,15 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use serde::Serialize;
 
-use crate::act::state::{Changed, StateFile};
+use crate::act::state::{Changed, FREEZE, StateFile};
 use crate::act::tripwire;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::{files, out, set_memory_high};
@@ -23,7 +23,6 @@ use crate::roots::Roots;
 use crate::units::Bytes;
 
 pub const STATE_FILE: &str = "state.json";
-const FREEZE: &str = "cgroup.freeze";
 const DAEMON: &str = "nbguardd";
 
 #[derive(Args, Debug)]
@@ -123,48 +122,22 @@ pub fn is_guarded(state: &Path) -> bool {
 }
 
 /// The group's directory, if it is still the one that was noted.
-fn same_group(changed: &Changed) -> Result<Option<OwnedFd>, String> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let words = |e: nix::errno::Errno| format!("{}: {}", changed.dir.display(), e.desc());
-    match open(&changed.dir, flags, Mode::empty()) {
-        Ok(dir) => {
-            let inode = fstat(&dir).map_err(words)?.st_ino;
-            Ok((inode == changed.inode).then_some(dir))
-        }
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENODEV) => Ok(None),
-        Err(error) => Err(words(error)),
+fn same_group(changed: &Changed) -> Result<Option<File>, String> {
+    match changed.open() {
+        Ok(dir) => Ok(Some(dir)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(e) => Err(format!("{}: {e}", changed.dir.display())),
     }
 }
 
 /// Thaws a group that was frozen for the last sweep of a kill. Whether it had to.
 fn thaw(changed: &Changed) -> Result<bool, String> {
-    if !changed.frozen {
+    if !changed.frozen || same_group(changed)?.is_none() {
         return Ok(false);
     }
-    let Some(dir) = same_group(changed)? else { return Ok(false) };
-    match tripwire::write(dir.as_fd(), FREEZE, "0") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => thaw_unified(changed),
-        written => {
-            written.map(|()| true).map_err(|e| format!("{}/{FREEZE}: {e}", changed.dir.display()))
-        }
-    }
-}
-
-/// On a hybrid host the freezer is in the unified hierarchy, under the same path.
-fn thaw_unified(changed: &Changed) -> Result<bool, String> {
-    let roots = Roots::system().map_err(|e| format!("/proc: {e}"))?;
-    let hierarchies = host::hierarchies(&roots).map_err(|e| e.to_string())?;
-    let beside = changed
-        .dir
-        .strip_prefix(hierarchies.memory_root())
-        .ok()
-        .and_then(|relative| Some(hierarchies.psi_root()?.join(relative)));
-    let Some(beside) = beside else {
-        return Err(format!("{}/{FREEZE}: no such file", changed.dir.display()));
-    };
-    std::fs::write(beside.join(FREEZE), "0")
-        .map(|()| true)
-        .map_err(|e| format!("{}/{FREEZE}: {e}", beside.display()))
+    let unified = |dir: &Path| host::hierarchies(&Roots::system().ok()?).ok()?.unified(dir);
+    let thawed = changed.thaw(unified).map(|()| true);
+    thawed.map_err(|e| format!("{}/{FREEZE}: {e}", changed.dir.display()))
 }
 
 fn put_back(changed: &Changed) -> Fate {
@@ -199,7 +172,7 @@ fn try_put_back(changed: &Changed) -> Result<Fate, String> {
     Ok(Fate::Restored { from })
 }
 
-fn read_high(dir: &OwnedFd) -> io::Result<String> {
+fn read_high(dir: &File) -> io::Result<String> {
     let fd = openat(dir, tripwire::HIGH, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut text = String::new();
     File::from(fd).take(64).read_to_string(&mut text)?;

@@ -69,6 +69,12 @@ impl Hierarchies {
         self.v2.as_deref()
     }
 
+    /// The v2 directory of the group whose directory on the memory side this is.
+    pub fn unified(&self, dir: &Path) -> Option<PathBuf> {
+        let relative = dir.strip_prefix(self.memory_root()).ok()?;
+        Some(self.psi_root()?.join(relative))
+    }
+
     /// A path of `/proc/<pid>/cgroup` relative to [`Hierarchies::memory_root`]; `None` when the
     /// mount does not show that group.
     pub fn relative_to_memory<'p>(&self, path: &'p Path) -> Option<&'p Path> {

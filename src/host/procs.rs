@@ -109,12 +109,18 @@ fn proc_of(line: &StatLine, container: u16) -> Proc {
         pgrp: line.pgrp,
         sid: line.sid,
         comm: line.comm,
-        state: line.state,
+        state: state_of(line),
         rss: Bytes(line.rss_pages.saturating_mul(*PAGE)),
         container,
         memory: Field::Unknown(Why::NotRead),
         pss: Field::Unknown(Why::NotRead),
     }
+}
+
+/// A process whose first thread has ended while others run is shown as a zombie, and holds its
+/// memory still (seen on 6.18): it is no zombie as long as a signal can end it.
+fn state_of(line: &StatLine) -> u8 {
+    if line.state == b'Z' && line.threads > 1 { b'S' } else { line.state }
 }
 
 /// RssAnon, RssShmem and VmSwap. `Absent` for a process without memory (zombie, kernel thread).

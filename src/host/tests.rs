@@ -406,6 +406,24 @@ fn scans_processes_and_counts_what_it_could_not_read() {
 }
 
 #[test]
+fn a_process_that_lost_its_first_thread_only_is_no_zombie() {
+    let scratch = Scratch::new();
+    let proc = |pid: u32, threads: u32| {
+        let text = format!(
+            "{pid} (zl) Z 1 {pid} {pid} 0 -1 4227084 16511 0 0 0 0 3 0 0 20 0 {threads} 0 1399843 \
+             0 0 18446744073709551615 0 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+        );
+        scratch.file(&format!("proc/{pid}/stat"), &text);
+    };
+    proc(7, 2);
+    proc(8, 1);
+    let mut procs = Vec::new();
+    let roots = Roots::at(&scratch.0).unwrap();
+    scan(&roots, &[(7, 0), (8, 0)], &mut procs, &mut Buffer::new());
+    assert_eq!(procs.iter().map(Proc::is_zombie).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
 fn reads_memory_pss_and_ids_of_one_process() {
     let roots = fixture("host-v2");
     let buffer = &mut Buffer::new();

@@ -10,7 +10,7 @@ use super::watch::{Kind, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
 use crate::config::Gate as GateForm;
-use crate::facts::{Field, Figures, Limit, Proc, Why};
+use crate::facts::{Figures, Limit, Proc};
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::decide::{
@@ -396,14 +396,15 @@ impl Reactor {
     pub(super) fn ask(&mut self, who: Asker) {
         let Some(domain) = self.domain_mut(who) else { return };
         let Some(wanted) = domain.wanted.take() else { return };
+        let episode = domain.episode_id();
         match *wanted {
             Wanted::Identities(keys) => {
                 domain.reading = true;
-                self.helper.ask(Question::Identify { asker: who, keys });
+                self.helper.ask(Question::Identify { asker: who, episode, keys });
             }
             Wanted::Pss(keys) => {
                 let until = std::time::Instant::now() + ANSWER_BUDGET;
-                self.helper.ask(Question::Pss { asker: who, keys, until });
+                self.helper.ask(Question::Pss { asker: who, episode, keys, until });
             }
         }
     }
@@ -494,29 +495,60 @@ impl Reactor {
 }
 
 /// Where the engine did not say which process is the container's first: the oldest one whose
-/// parent is not in the container.
+/// parent is not in the container. A scan lists container after container, each in order of pid.
 fn find_inits(procs: &[Proc], inits: &mut [Option<u32>]) {
+    let mut rest = procs;
     for (container, init) in inits.iter_mut().enumerate() {
+        let (of_it, others) =
+            rest.split_at(rest.partition_point(|p| usize::from(p.container) <= container));
+        rest = others;
         if init.is_some() {
             continue;
         }
-        let of_it = || procs.iter().filter(|p| usize::from(p.container) == container);
-        *init = of_it()
-            .filter(|p| !of_it().any(|other| other.key.pid == p.ppid))
+        let is_inside = |pid| of_it.binary_search_by_key(&pid, |p| p.key.pid).is_ok();
+        *init = of_it
+            .iter()
+            .filter(|p| !is_inside(p.ppid))
             .min_by_key(|p| (p.key.start, p.key.pid))
             .map(|p| p.key.pid);
     }
 }
 
-/// What the helper found for an episode.
-pub(super) fn keep_pss(into: &mut Vec<(ProcKey, Field<Bytes>)>, pss: Vec<(ProcKey, Field<Bytes>)>) {
-    for (key, value) in pss {
-        let value = match value {
-            // Asked for and not had: not asked for again.
-            Field::Unknown(Why::NotRead) => Field::Unknown(Why::TimedOut),
-            other => other,
-        };
-        into.retain(|(known, _)| *known != key);
-        into.push((key, value));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Comm, Field, Why};
+
+    fn proc(container: u16, pid: u32, ppid: u32, start: u64) -> Proc {
+        Proc {
+            key: ProcKey { pid, start },
+            ppid,
+            pgrp: pid,
+            sid: pid,
+            comm: Comm::default(),
+            state: b'S',
+            rss: Bytes::ZERO,
+            container,
+            memory: Field::Unknown(Why::NotRead),
+            pss: Field::Unknown(Why::NotRead),
+        }
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_is_its_oldest_with_a_parent_outside() {
+        let procs = [
+            // A child with a smaller pid, and somebody who was brought in later.
+            proc(0, 30, 90, 8),
+            proc(0, 90, 5, 8),
+            proc(0, 91, 90, 9),
+            proc(0, 95, 7, 70),
+            // Its parent's pid is in another container only.
+            proc(1, 40, 30, 3),
+            proc(1, 41, 40, 3),
+            proc(3, 50, 1, 1),
+        ];
+        let mut inits = [None, None, None, Some(51), None];
+        find_inits(&procs, &mut inits);
+        assert_eq!(inits, [Some(90), Some(40), None, Some(51), None]);
     }
 }

@@ -16,7 +16,7 @@ use super::Reactor;
 use super::counters::Trouble;
 use super::helper::Question;
 use super::token::{For, next_generation};
-use super::watch::{Domain, High, Kind, Steps, Watch, unit_of};
+use super::watch::{self, Domain, High, Kind, Steps, Watch, unit_of};
 use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
@@ -43,6 +43,18 @@ const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(50
 /// … and how often, each time after twice as long: 15 s in all.
 const ASKED_MOST: u8 = 4;
 
+/// So many that are ignored for now are asked about at once: each takes some 300 bytes, and others
+/// decide how many there are.
+const IGNORED_MOST: usize = 256;
+
+/// A container that is ignored by a description which is not complete yet: its name or labels may
+/// say otherwise.
+struct Ignored {
+    found: Found,
+    asked: u8,
+    ask_at: Moment,
+}
+
 /// What the loop keeps for finding containers.
 pub(super) struct Discovery {
     directories: Watches<WatchDescriptor>,
@@ -52,6 +64,7 @@ pub(super) struct Discovery {
     containers: Quota,
     /// The helper has questions by the hundred in its queue when many containers come at once.
     sources: Arc<Sources>,
+    ignored: Vec<Ignored>,
     /// Armed in this walk, and not looked at yet.
     fresh: Vec<WatchId>,
     /// Somebody was told that a walk left something out.
@@ -68,6 +81,7 @@ impl Discovery {
             files: HashMap::new(),
             containers: Quota::for_containers(),
             sources: Arc::new(sources(roots, config)),
+            ignored: Vec::new(),
             fresh: Vec::new(),
             told_skipped: false,
             again: None,
@@ -76,6 +90,18 @@ impl Discovery {
 
     pub fn deadline(&self) -> Option<Moment> {
         self.again
+    }
+
+    fn ask_again(&mut self, at: Moment) {
+        self.again = Some(self.again.map_or(at, |other| other.min(at)));
+    }
+
+    fn ignore_for_now(&mut self, found: Found, ask_at: Moment) {
+        let known = self.ignored.iter().any(|ignored| ignored.found.path == found.path);
+        if !known && self.ignored.len() < IGNORED_MOST {
+            self.ignored.push(Ignored { found, asked: 0, ask_at });
+            self.ask_again(ask_at);
+        }
     }
 }
 
@@ -149,7 +175,11 @@ impl Reactor {
             }
         }
         let limit_file = discover::limit_file(&self.hierarchies);
+        // One that is watched tells of its limit by itself: inotify gives a file one watch only.
         for found in &scan.covered {
+            if self.at(&found.path).is_some() {
+                continue;
+            }
             let root = self.hierarchies.memory_root();
             let file = found.path.join(limit_file);
             place(&mut self.discovery.covered, &self.inotify, root, &file, discover::LIMIT_MASK);
@@ -158,7 +188,11 @@ impl Reactor {
             self.add(found);
         }
         self.regroup();
-        // Only now it is known whose processes each of them ranks.
+        self.look_at_fresh();
+    }
+
+    /// Only when they are grouped it is known whose processes each of them ranks.
+    fn look_at_fresh(&mut self) {
         for id in std::mem::take(&mut self.discovery.fresh) {
             self.drive(Some(id), Input::Wake(Wake::Armed));
         }
@@ -217,6 +251,7 @@ impl Reactor {
                 let _ = self.inotify.rm_watch(watch);
             }
         }
+        self.discovery.ignored.retain(|ignored| !ignored.found.path.starts_with(path));
         let gone: Vec<WatchId> = self
             .watches
             .iter()
@@ -247,23 +282,14 @@ impl Reactor {
             debug!("{}: skip_cgroups names it, or it is a demo's; skipped", found.path.display());
             return;
         }
-        let container = self.describe(&found);
+        // What the engine's own files say, which takes 0.3 ms. Sockets and users' homes may block,
+        // so what only they know is asked for on the helper, a little later.
+        let container = container::glance(&self.roots, &found, &self.discovery.sources);
         if container.sandbox {
             debug!("{}: a pod's pause container, not watched", found.path.display());
             return;
         }
         self.add_watch(Kind::Container, found, container);
-    }
-
-    /// What the engine's own files say, which takes 0.3 ms. Sockets and users' homes may block,
-    /// so what only they know is asked for on the helper, a little later.
-    fn describe(&mut self, found: &Found) -> Container {
-        let container = container::glance(&self.roots, found, &self.discovery.sources);
-        if !container.complete || container.pid1.is_none() {
-            let soon = self.now().plus(DESCRIBED_AGAIN);
-            self.discovery.again.get_or_insert(soon);
-        }
-        container
     }
 
     fn add_slice(&mut self, path: &Path) {
@@ -308,8 +334,12 @@ impl Reactor {
         }
         let facts = facts_of(&found, &container);
         let settings = self.config.settings_for(&facts);
+        let ask_at = self.now().plus(DESCRIBED_AGAIN);
         if settings.ignore {
             debug!("{:?}: a rule or label says to ignore it", container.name);
+            if !container.complete {
+                self.discovery.ignore_for_now(found, ask_at);
+            }
             return;
         }
         if !self.discovery.containers.admit(&path) {
@@ -321,8 +351,10 @@ impl Reactor {
         let slot = self.free_slot();
         let id = WatchId { slot, generation: self.generations[slot as usize] };
         let unit = unit_of(&path, self.has_systemd);
-        let asked_at = self.now().plus(DESCRIBED_AGAIN);
         let container_started = kind == Kind::Slice || container.pid1.is_some();
+        if !container.complete || !container_started {
+            self.discovery.ask_again(ask_at);
+        }
         let watch = Watch {
             id,
             kind,
@@ -349,7 +381,7 @@ impl Reactor {
                 started: container_started,
                 asked: 0,
                 lost: false,
-                ask_at: asked_at,
+                ask_at,
                 in_flight: 0,
                 unit,
                 overwritten: 0,
@@ -406,9 +438,11 @@ impl Reactor {
                 Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
             }
         }
-        if let Some(watch) = self.watch_mut(id) {
-            watch.inotify = placed;
-        }
+        let Some(watch) = watch::of_mut(id, &mut self.watches) else { return };
+        watch.inotify = placed;
+        // It got a limit of its own: inotify gives a file one watch only, which is now this one.
+        let file = watch.found.path.join(discover::limit_file(&self.hierarchies));
+        self.discovery.covered.forget(&file);
     }
 
     /// Reads where the group stands, and arms what can tell that it runs short.
@@ -655,15 +689,56 @@ impl Reactor {
                 continue;
             }
             if watch.high.ask_at > now {
-                let again = &mut self.discovery.again;
-                *again = Some(again.map_or(watch.high.ask_at, |at| at.min(watch.high.ask_at)));
+                self.discovery.ask_again(watch.high.ask_at);
                 continue;
             }
             let found = watch.found.clone();
             let id = watch.id;
             watch.high.ask_at = now.plus(DESCRIBED_AGAIN * 4);
             let sources = Arc::clone(&self.discovery.sources);
-            self.helper.ask(Question::Describe { watch: id, found: Box::new(found), sources });
+            let found = Box::new(found);
+            self.helper.ask(Question::Describe { watch: Some(id), found, sources });
+        }
+        self.ask_about_ignored(now);
+    }
+
+    fn ask_about_ignored(&mut self, now: Moment) {
+        let Reactor { discovery, helper, .. } = self;
+        let mut next: Option<Moment> = None;
+        for ignored in &mut discovery.ignored {
+            if ignored.ask_at > now {
+                next = Some(next.map_or(ignored.ask_at, |at| at.min(ignored.ask_at)));
+                continue;
+            }
+            ignored.ask_at = now.plus(DESCRIBED_AGAIN * 4);
+            let found = Box::new(ignored.found.clone());
+            let sources = Arc::clone(&discovery.sources);
+            helper.ask(Question::Describe { watch: None, found, sources });
+        }
+        if let Some(next) = next {
+            discovery.ask_again(next);
+        }
+    }
+
+    /// More is known of a container that was ignored by what was known.
+    pub(super) fn on_ignored_described(&mut self, found: Found, container: Container) {
+        let now = self.now();
+        let list = &mut self.discovery.ignored;
+        let Some(at) = list.iter().position(|ignored| ignored.found.path == found.path) else {
+            return;
+        };
+        list[at].asked += 1;
+        if !self.config.settings_for(&facts_of(&found, &container)).ignore && !container.sandbox {
+            list.swap_remove(at);
+            self.add_watch(Kind::Container, found, container);
+            self.regroup();
+            self.look_at_fresh();
+        } else if container.complete || list[at].asked >= ASKED_MOST {
+            list.swap_remove(at);
+        } else {
+            list[at].ask_at = now.plus(DESCRIBED_AGAIN * 2u32.pow(u32::from(list[at].asked)));
+            let ask_at = list[at].ask_at;
+            self.discovery.ask_again(ask_at);
         }
     }
 
@@ -673,6 +748,7 @@ impl Reactor {
         let facts = facts_of(&watch.found, &container);
         let settings = self.config.settings_for(&facts);
         let protection = self.shared_protection(self.config.protection_for(&facts));
+        let is_sandbox = container.sandbox;
         let now = self.now();
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
@@ -687,8 +763,7 @@ impl Reactor {
             let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked));
             let at = now.plus(pause);
             watch.high.ask_at = at;
-            let again = &mut self.discovery.again;
-            *again = Some(again.map_or(at, |other| other.min(at)));
+            self.discovery.ask_again(at);
         }
         if starts {
             self.tell_systemd(id);
@@ -697,9 +772,9 @@ impl Reactor {
                 self.tell_armed(id);
             }
         }
-        if settings.ignore {
+        if settings.ignore || is_sandbox {
             self.put_back(id);
-            self.remove(id, "a rule or label says to ignore it");
+            self.remove(id, "a rule or label says to ignore it, or it is a pod's pause container");
             return;
         }
         self.apply_settings(id, settings);

@@ -8,7 +8,6 @@ use ::log::debug;
 use mio::Interest;
 
 use super::Reactor;
-use super::decision::keep_pss;
 use super::helper::{Answer, Asker};
 use super::token::For;
 use super::watch::{self, Episode};
@@ -303,28 +302,31 @@ impl Reactor {
     pub(super) fn on_answers(&mut self) {
         while let Some(answer) = self.helper.answer() {
             match answer {
-                Answer::Identified { asker, read, last } => {
-                    if let Some(domain) = self.domain_mut(asker) {
-                        for identity in read {
-                            domain.identities.insert(identity);
-                        }
-                        domain.reading &= !last;
+                Answer::Identified { asker, episode, read, last } => {
+                    let Some(domain) = self.domain_mut(asker) else { continue };
+                    for identity in read {
+                        domain.identities.insert(identity);
                     }
-                    if last {
+                    domain.reading &= !last;
+                    if last && domain.is_in(episode) {
                         self.drive(asker, Input::Answered);
                     }
                 }
-                Answer::Pss { asker, pss } => {
-                    let episode = self.domain_mut(asker).and_then(|d| d.episode.as_mut());
-                    if let Some(episode) = episode {
-                        keep_pss(&mut episode.pss, pss);
+                Answer::Pss { asker, episode, pss } => {
+                    let Some(domain) = self.domain_mut(asker) else { continue };
+                    if domain.keep_pss(episode, pss) {
+                        self.drive(asker, Input::Answered);
                     }
-                    self.drive(asker, Input::Answered);
                 }
                 Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
                 Answer::Frozen { serial } => self.on_frozen(serial),
-                Answer::Described { watch, container } => self.on_described(watch, *container),
+                Answer::Described { watch: Some(id), container, .. } => {
+                    self.on_described(id, *container);
+                }
+                Answer::Described { watch: None, found, container } => {
+                    self.on_ignored_described(*found, *container);
+                }
             }
         }
     }

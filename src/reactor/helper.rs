@@ -18,7 +18,7 @@ use crate::facts::{Field, Limit, Why};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::Found;
 use crate::host::procs;
-use crate::ids::{ProcKey, WatchId};
+use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::policy::identity::Identity;
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
@@ -39,16 +39,20 @@ pub type Asker = Option<WatchId>;
 pub enum Question {
     Identify {
         asker: Asker,
+        /// In which it was asked: no later one is driven by the answer.
+        episode: Option<EpisodeId>,
         keys: Vec<ProcKey>,
     },
     Pss {
         asker: Asker,
+        episode: Option<EpisodeId>,
         keys: Vec<ProcKey>,
         until: Instant,
     },
-    /// What a container is called, where its engine had not written it yet.
+    /// What a container is called, where its engine had not written it yet; without a watch if it
+    /// is ignored for now.
     Describe {
-        watch: WatchId,
+        watch: Option<WatchId>,
         found: Box<Found>,
         sources: Arc<Sources>,
     },
@@ -80,11 +84,13 @@ pub enum Answer {
     /// `last`: there is no more to come.
     Identified {
         asker: Asker,
+        episode: Option<EpisodeId>,
         read: Vec<Identity>,
         last: bool,
     },
     Pss {
         asker: Asker,
+        episode: Option<EpisodeId>,
         pss: Vec<(ProcKey, Field<Bytes>)>,
     },
     Trackers {
@@ -100,7 +106,8 @@ pub enum Answer {
         serial: u32,
     },
     Described {
-        watch: WatchId,
+        watch: Option<WatchId>,
+        found: Box<Found>,
         container: Box<Container>,
     },
 }
@@ -197,7 +204,7 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
     let mut buffer = Buffer::new();
     while let Ok(question) = questions.recv() {
         match question {
-            Question::Identify { asker, keys } => {
+            Question::Identify { asker, episode, keys } => {
                 let now = jupyter::boot_ticks();
                 // Handed over in parts: one throttled process must not hold up what is known of
                 // the others.
@@ -206,11 +213,11 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
                         .iter()
                         .filter_map(|key| jupyter::identify(roots, *key, now, &mut buffer).ok())
                         .collect();
-                    reply.give(Answer::Identified { asker, read, last: false });
+                    reply.give(Answer::Identified { asker, episode, read, last: false });
                 }
-                reply.give(Answer::Identified { asker, read: Vec::new(), last: true });
+                reply.give(Answer::Identified { asker, episode, read: Vec::new(), last: true });
             }
-            Question::Pss { asker, keys, until } => {
+            Question::Pss { asker, episode, keys, until } => {
                 let mut pss = Vec::with_capacity(keys.len());
                 for key in keys {
                     let value = if Instant::now() >= until {
@@ -220,11 +227,11 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
                     };
                     pss.push((key, value));
                 }
-                reply.give(Answer::Pss { asker, pss });
+                reply.give(Answer::Pss { asker, episode, pss });
             }
             Question::Describe { watch, found, sources } => {
                 let container = Box::new(container::describe(roots, &found, &sources));
-                reply.give(Answer::Described { watch, container });
+                reply.give(Answer::Described { watch, found, container });
             }
             Question::Trackers { serial, keys } => {
                 let now = jupyter::boot_ticks();

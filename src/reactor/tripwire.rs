@@ -339,7 +339,6 @@ impl Reactor {
     /// What an earlier daemon changed and this one does not guard (ignored by now, dry-run, its
     /// slice empty) goes back as it was found.
     pub(super) fn restore_left_over(&mut self) {
-        use std::os::unix::fs::MetadataExt;
         let ours: Vec<u64> = self
             .watches
             .iter()
@@ -351,11 +350,7 @@ impl Reactor {
             self.state.changed.iter().filter(|c| !ours.contains(&c.inode)).cloned().collect();
         let mut units = Vec::new();
         for changed in left {
-            let dir = std::fs::File::open(&changed.dir);
-            let same = dir
-                .as_ref()
-                .is_ok_and(|dir| dir.metadata().is_ok_and(|meta| meta.ino() == changed.inode));
-            let (Ok(dir), true) = (dir, same) else {
+            let Ok(dir) = changed.open() else {
                 self.state.forget(changed.inode);
                 continue;
             };
@@ -376,9 +371,9 @@ impl Reactor {
     /// An earlier daemon may have ended between freezing a container and thawing it.
     pub(super) fn thaw_left_over(&mut self) {
         let mut thawed = false;
-        for changed in self.state.changed.iter_mut().filter(|c| c.frozen) {
-            let dir = std::fs::File::open(&changed.dir);
-            match dir.and_then(|dir| tripwire::write(dir.as_fd(), "cgroup.freeze", "0")) {
+        let Reactor { state, hierarchies, .. } = self;
+        for changed in state.changed.iter_mut().filter(|c| c.frozen) {
+            match changed.thaw(|dir| hierarchies.unified(dir)) {
                 Ok(()) => info!("{}: thawed", changed.dir.display()),
                 Err(error) => warn!("{}: not thawed: {error}", changed.dir.display()),
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::OFlag;
 
 use crate::config::{Protection, Settings};
-use crate::facts::{Events, Field, Figures, Limit, Mode};
+use crate::facts::{Events, Field, Figures, Limit, Mode, Why};
 use crate::host::container::Container;
 use crate::host::discover::Found;
 use crate::host::group::{Group, Version};
@@ -104,6 +104,35 @@ impl Domain {
             wanted: None,
             reading: false,
         }
+    }
+}
+
+impl Domain {
+    pub fn episode_id(&self) -> Option<EpisodeId> {
+        self.episode.as_ref().map(|episode| episode.id)
+    }
+
+    /// Whether the episode in which something was asked is still the one that is open.
+    pub fn is_in(&self, episode: Option<EpisodeId>) -> bool {
+        self.episode_id() == episode
+    }
+
+    /// Takes in what the helper found for an episode. `false`: that episode is over, and what was
+    /// found then says nothing now.
+    pub fn keep_pss(&mut self, of: Option<EpisodeId>, pss: Vec<(ProcKey, Field<Bytes>)>) -> bool {
+        let Some(episode) = self.episode.as_mut().filter(|episode| Some(episode.id) == of) else {
+            return false;
+        };
+        for (key, value) in pss {
+            let value = match value {
+                // Asked for and not had: not asked for again.
+                Field::Unknown(Why::NotRead) => Field::Unknown(Why::TimedOut),
+                other => other,
+            };
+            episode.pss.retain(|(known, _)| *known != key);
+            episode.pss.push((key, value));
+        }
+        true
     }
 }
 
@@ -236,6 +265,41 @@ pub fn unit_of(path: &std::path::Path, has_systemd: bool) -> Option<String> {
 mod tests {
     use super::*;
     use std::path::Path;
+
+    fn episode(number: u8) -> Episode {
+        Episode {
+            id: EpisodeId([number; 16]),
+            wake: Wake::High,
+            at: Moment(0),
+            wall: SystemTime::UNIX_EPOCH,
+            before: Bytes::ZERO,
+            timings: Timings::default(),
+            signalled: None,
+            serial: None,
+            oom_kills: 0,
+            draft: None,
+            pss: Vec::new(),
+            stalled: false,
+        }
+    }
+
+    #[test]
+    fn an_answer_of_an_earlier_episode_says_nothing_in_this_one() {
+        let mut domain = Domain::new(Traits::of(&Settings::default()), Step::Absent);
+        let key = |pid| ProcKey { pid, start: 1 };
+        let found = |pid, bytes| vec![(key(pid), Field::Known(Bytes(bytes)))];
+        assert!(!domain.keep_pss(Some(EpisodeId([1; 16])), found(7, 5)));
+        domain.episode = Some(Box::new(episode(1)));
+        let first = domain.episode_id();
+        domain.episode = Some(Box::new(episode(2)));
+        assert!(!domain.is_in(first) && !domain.keep_pss(first, found(7, 5)));
+        let second = domain.episode_id();
+        assert!(domain.is_in(second) && domain.keep_pss(second, found(7, 6)));
+        assert!(domain.keep_pss(second, vec![(key(8), Field::Unknown(Why::NotRead))]));
+        let kept = &domain.episode.as_ref().unwrap().pss;
+        let not_again = Field::Unknown(Why::TimedOut);
+        assert_eq!(kept[..], [(key(7), Field::Known(Bytes(6))), (key(8), not_again)]);
+    }
 
     #[test]
     fn only_scopes_and_slices_of_the_system_manager_are_set_as_properties() {

@@ -78,7 +78,8 @@ impl House {
         container
     }
 
-    fn describe(&self, id: &str, pid: u32) {
+    /// What Docker writes of a container; 0: its first process has not started.
+    pub fn describe(&self, id: &str, pid: u32) {
         let dir = self.folder.path("docker/containers").join(id);
         fs::create_dir_all(&dir).unwrap();
         let text = format!(

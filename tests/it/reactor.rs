@@ -3,6 +3,7 @@
 //! who is dead, and from the cgroup's files.
 
 use std::fs;
+use std::path::PathBuf;
 
 use nbguard::report::{Incident, Kind, Verdict};
 use nbguard::units::Bytes;
@@ -245,6 +246,73 @@ fn a_container_that_goes_in_mid_episode_takes_nothing_with_it() {
     let of_second = |i: &Incident| is_kill(i) && i.container.as_ref().unwrap().id == second.id;
     house.record("a kill in the next container", of_second);
     server.notebooks[0].wait_dead();
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_container_whose_engine_describes_it_late_is_guarded_as_its_rule_says() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "late");
+    let daemon = start(&house);
+    let id = ground.next_id();
+    let container = ground.make(id.clone(), LIMIT).unwrap();
+    // All are ignored but those whose names a rule knows, and this one has no name yet.
+    house.told(&format!("{:?}: a rule or label says to ignore it", &id[..12]), 0);
+    house.describe(&id, 0);
+    house.told(&format!("watching {:?}", container.name()), 0);
+    assert!(daemon.stop().success());
+}
+
+/// A container made inside another one, as its own engine makes it: no engine of the host knows it.
+struct Nested(Vec<PathBuf>);
+
+impl Nested {
+    fn new(outer: &Container, id: &str) -> Nested {
+        let dirs = outer.procs().into_iter().map(|procs| procs.with_file_name("docker").join(id));
+        let nested = Nested(dirs.collect());
+        for dir in &nested.0 {
+            fs::create_dir_all(dir).unwrap();
+        }
+        nested
+    }
+
+    fn limit(&self, limit: Bytes) {
+        let files = ["memory.max", "memory.limit_in_bytes"].map(|name| self.0[0].join(name));
+        let file = files.iter().find(|file| file.exists()).unwrap();
+        fs::write(file, limit.0.to_string()).unwrap();
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            let _ = fs::remove_dir(dir);
+            let _ = fs::remove_dir(dir.parent().unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_nested_container_that_got_a_limit_is_heard_of_when_it_gets_another() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "nested");
+    // Nobody knows its name, so it is called by its id, which begins with the tag.
+    house.configure(&format!("[[rule]]\nname = \"{}\"\nignore = false", ground.tag));
+    let outer = container(&ground, &house);
+    let mut daemon = start(&house);
+    let inner = Nested::new(&outer, &ground.next_id());
+    house.told(&outer.name(), 0);
+    let words = |limit: Bytes| format!("{:?}: limit {limit}", ground.tag);
+    inner.limit(Bytes::mib(128));
+    house.told(&words(Bytes::mib(128)), 0);
+    // All groups are looked at again.
+    daemon.signal(libc::SIGHUP);
+    daemon.hear("RELOADING=1");
+    daemon.hear("READY=1");
+    inner.limit(Bytes::mib(96));
+    house.told(&format!("{:?}: the limit is now {}", ground.tag, Bytes::mib(96).0), 0);
     assert!(daemon.stop().success());
 }
 
