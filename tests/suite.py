@@ -318,6 +318,27 @@ def part_python():
     return count
 
 
+def part_outside():
+    """Debian's Prometheus and journald against the rules, the catalog, and a guard that they ask."""
+    name = "tests/outside"
+    done = run(name, [sys.executable, "-m", "unittest", "discover", "-v", "tests/outside"], 600,
+               env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None)
+    count = Count()
+    for line in done.err:
+        if test := re.match(r"(\w+) \(.*\) \.\.\. (ok|FAIL|ERROR|skipped '(.*)')$", line):
+            if test[2] == "ok":
+                count.passed += 1
+            elif test[3]:
+                count.skipped.append(f"{name}: {test[1]}: {test[3]}")
+            else:
+                count.failed.append(f"{name}: {test[1]}")
+    if (done.code != 0 or done.late) and not count.failed:
+        count.failed.append(done.why(name))
+    if count.failed:
+        show_tail(done)
+    return count
+
+
 def part_release():
     name = "cargo build --release"
     done = run(name, ["cargo", "build", "--release", "--bins", "--message-format=json"], 1800)
@@ -410,6 +431,7 @@ def parts(options):
     yield "unit and integration tests", part_tests
     yield "unittests of tests/vm", part_python
     yield "cargo build --release", part_release
+    yield "Prometheus and the journal", part_outside
     if not options.quick:
         yield "guest image", part_image
     # From here on nothing else runs: these look at the clock.
