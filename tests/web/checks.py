@@ -43,7 +43,7 @@ def bars_are_as_long_as_the_figures(browser, guard, _):
           return {id: card.id.replace("container=", ""),
             parts: [...card.querySelectorAll(".bar > .seg")].map(seg => seg.getBoundingClientRect().width / bar.width)};
         });""")}
-    boxes = guard.containers["containers"]
+    boxes = browser.js("return view.data.containers")
     same(len(shown), len(boxes), "containers")
     for box in boxes:
         parts = figures_of(box)
@@ -307,7 +307,7 @@ def what_is_not_known_is_not_zero(browser, guard):
 def an_empty_host_says_so(browser, guard):
     guard.play("empty")
     browser.open(guard.address)
-    same(browser.text("#cards"), ["No container is watched yet."], "containers")
+    same(browser.text("#cards"), ["No container is watched."], "containers")
     assert "Nothing has happened yet." in browser.text("#list")[0]
 
 

@@ -3,7 +3,6 @@
 "use strict";
 
 const EVERY = 5000; // ms from an answer to the next question
-const PATIENCE = 10000; // ms for an answer
 const DAY = 86400000;
 const FEW = 8, SOME = 20; // rows of a table, and episodes, before "show all"
 const MOST = 200; // episodes that are asked for
@@ -111,7 +110,7 @@ function segments(box) {
 	add("book.tone5", "further notebooks", box.sum - sum(parts));
 	add("server", "notebook server", sum(box.servers));
 	add("loose", "other processes", box.unattributed.memory);
-	add("kernel", "in no process", box.unreclaimable - sum(parts));
+	add("kernel", "shared or in no process", box.unreclaimable - sum(parts));
 	add("cache", "reclaimable cache", box.usage - sum(parts));
 	return parts;
 }
@@ -190,7 +189,7 @@ function card(box, open) {
 			" · pressure ", percent(box.psi_some_avg10)),
 		bar(box, box.name),
 		!box.notebooks_total ? h("p", "No notebook is running here.") : [
-			h("p.would", foreign(box.would.sentence)),
+			h("p.would", "If memory ran short now: ", foreign(box.would.sentence)),
 			fold(key + "/books", many(box.notebooks_total, "notebook"),
 				() => ranking(box.notebooks, box, key, "Notebooks of " + brief(box.name), "would end first"), open || mood !== "calm")],
 		h("div", others(box, key)));
@@ -218,7 +217,7 @@ function drawContainers({containers, host, paused}) {
 	$("count").textContent = found.length < containers.length ? `${found.length} of ${containers.length}` : found.length || "";
 	$("filter").hidden = !host;
 	show("cards", found.map(box => card(box, containers.length < 4)), !found.length && h("p",
-		containers.length ? "Nothing matches." : "No container is watched yet."));
+		containers.length ? "Nothing matches." : "No container is watched."));
 }
 
 // ---- Episodes
@@ -292,7 +291,7 @@ function drawAge() {
 
 async function ask(what) {
 	const token = sessionStorage.getItem("nbguard");
-	const answer = await fetch("api/v1/" + what, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE),
+	const answer = await fetch("api/v1/" + what, {cache: "no-store", signal: AbortSignal.timeout(2 * EVERY),
 		headers: token ? {Authorization: "Bearer " + token} : {}});
 	const body = await answer.json().catch(() => ({}));
 	if (!answer.ok) throw Object.assign(Error(answer.status + " " + body.error), {status: answer.status});
