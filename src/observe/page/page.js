@@ -117,7 +117,7 @@ function segments(box) {
 
 function bar(box, name) {
 	const parts = segments(box);
-	// More than all is possible: a notebook's memory counts what is swapped out.
+	// Can be more than all: a notebook's memory counts what is swapped out.
 	const end = Math.max(box.total, sum(parts)) || 1;
 	const at = value => 100 * (value || 0) / end;
 	const books = parts.filter(each => each.number);
@@ -141,7 +141,8 @@ function bar(box, name) {
 
 // ---- A container
 
-const STATES = {warned: "above its warning", pressed: "short of memory", silenced: "filled by page cache",
+const HIGH = "above its warning";
+const STATES = {quiet: HIGH, warned: HIGH, pressed: "short of memory", silenced: "filled by page cache",
 	killing: "ending a notebook", cooling: "just relieved", lifted: "brake lifted"};
 const isLoud = box => ["pressed", "deciding", "killing", "lifted"].includes(box.state);
 
@@ -179,7 +180,7 @@ function others({servers, unattributed: {count, top}}, key) {
 }
 
 function card(box, open) {
-	const key = "container=" + box.id, mood = isLoud(box) ? "loud" : box.state === "quiet" ? "calm" : "warm";
+	const key = "container=" + box.id, mood = isLoud(box) ? "loud" : box.state !== "quiet" || box.unreclaimable > box.warning ? "warm" : "calm";
 	const badges = [mood !== "calm" && (STATES[box.state] || brief(box.state)), box.paused && "paused", box.protected && "protected", box.dry_run && "dry run"];
 	return h("article." + mood, {"data-key": key, id: key, tabindex: -1},
 		h("div.row", h("h3", h("a", {href: "#" + key}, foreign(box.name || box.id))),
@@ -195,7 +196,7 @@ function card(box, open) {
 		h("div", others(box, key)));
 }
 
-// To its threshold, in steps of 5 %: cards must not change places at every refresh.
+// In steps of 5 %: cards must not change places at every refresh.
 const nearness = box => isLoud(box) ? 99 : Math.floor(20 * box.usage / box.threshold);
 const matches = (...texts) => texts.some(text => text?.toLowerCase().includes(view.filter));
 const recent = each => Date.now() - Date.parse(each.time) < DAY;
@@ -213,7 +214,7 @@ function drawContainers({containers, host, paused}) {
 				host.swap_total ? size(host.swap_free) + " swap free" : "no swap", "cgroup " + brief(host.mode)] : [],
 			many(containers.reduce((all, box) => all + box.notebooks_total, 0), "notebook"),
 		].map(text => h("span", text)), h("a", {href: "#episodes"}, many(view.episodes.filter(recent).length, "episode") + " in 24 h")),
-		paused && h("p.alarm", "The guard is paused: it watches, and ends nobody."));
+		paused && h("p.alarm", "The guard is paused and ends nobody."));
 	$("count").textContent = found.length < containers.length ? `${found.length} of ${containers.length}` : found.length || "";
 	$("filter").hidden = !host;
 	show("cards", found.map(box => card(box, containers.length < 4)), !found.length && h("p",
@@ -224,7 +225,7 @@ function drawContainers({containers, host, paused}) {
 
 const KINDS = new Map([["kill", "ended"], ["hold", "held"], ["kernel-oom", "OOM kill"]]);
 
-// Whatever the record says, by its names there: a new figure is shown, too.
+// All that the record says, by its names there.
 const flat = (value, name) => value?.constructor === Object ? Object.entries(value).flatMap(([key, each]) => flat(each, name + " " + key)) : [[name, value]];
 const told = (name, value) => value === null ? "unknown" : /psi/.test(name) ? percent(value)
 	: /^figures|memory|freed/.test(name) ? size(value)
