@@ -138,7 +138,7 @@ def picture(browser, binaries, path):
         guard.stage.until(lambda: guard.stage.records(), "the record")
         guard.stage.grow(*WARNED)
         browser.wait("return view.episodes.length", 8)
-        browser.wait("return view.data.containers.some(box => box.state === 'warned')", 20)
+        browser.wait("return document.querySelector('article.warm')", 20)
         browser.driver.find_element("css selector", "#list .fold").click()
         browser.js("document.activeElement.blur(); scrollTo(0, 0)")
         path.parent.mkdir(parents=True, exist_ok=True)

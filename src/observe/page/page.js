@@ -161,7 +161,7 @@ function ranking(rows, box, key, caption, mark) {
 			const id = key + "/" + row.pid, chosen = row.pid === box.would.end, told = chosen || row.eligible !== "yes";
 			return [
 				h("tr", {"data-key": id}, h("th", {scope: "row"}, h("i.rank.seg.book." + tone(n), n + 1), h("div",
-					h("span.name", foreign(nameOf(row))), told && h("em", chosen ? mark : "may not end"),
+					h("span.name", foreign(nameOf(row))), told && h(chosen ? "em" : "em.not", chosen ? mark : "may not end"),
 					(told || row.members) && foreign(row.because || row.eligible, 200),
 					h("small", [row.notebook && brief(row.name), "pid " + row.pid, known(row.uid) && "uid " + row.uid,
 						row.lower !== row.upper && `${size(row.lower)} to ${size(row.upper)}`].filter(Boolean).join(" · ")))),
