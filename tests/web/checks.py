@@ -107,6 +107,7 @@ def the_keyboard_reaches_everything(browser, guard):
         ActionChains(browser.driver).send_keys(Keys.TAB).perform()
     same(browser.js("return reached.size"), wanted, "reached")
     same(browser.js("return unseen"), [], "focus that cannot be seen")
+    same(browser.js("return [...reached].filter(el => el.closest('[aria-hidden]')).length"), 0, "reached, and told to nobody")
 
 
 def a_key_opens_a_row_and_a_refresh_keeps_it(browser, guard):
