@@ -1,8 +1,8 @@
 """Every test of this tree, one part after the other: tests/run [--quick | --all].
 
-Lints, unit and integration tests, the demo, live tests on this kernel, and the virtual Docker
-host, whose image is built while cargo builds. A part that cannot run here says why and counts as
-skipped; one that hangs is ended and counts as failed. The last line is
+Lints, unit and integration tests, the demo, the status page in Chromium, live tests on this
+kernel, and the virtual Docker host, whose image is built while cargo builds. A part that cannot run
+here says why and counts as skipped; one that hangs is ended and counts as failed. The last line is
 `N passed, N failed, N skipped`; the exit code is 0 only if nothing failed.
 """
 
@@ -43,8 +43,9 @@ TAIL = 60
 # Of the test binary `it`: these run alone, one at a time, on the release binaries.
 ALONE = ("live", "footprint")
 
-# tests/vm/run: it cannot run here. nbguard demo: the same.
+# tests/vm/run and tests/web/run: it cannot run here. nbguard demo: the same.
 VM_CANNOT_RUN = 77
+WEB_CANNOT_RUN = 77
 DEMO_CANNOT_RUN = 4
 
 
@@ -368,6 +369,46 @@ def part_demo():
     return Count(failed=[done.why("nbguard demo")])
 
 
+# Debian's browser, and what drives it.
+BROWSER = ["chromium", "chromium-driver", "python3-selenium"]
+
+
+def part_page():
+    """The status page in a real browser. Each check is a test."""
+    name = "status page"
+    # Debian's Python has Debian's packages; the one that runs this may be another.
+    python = "/usr/bin/python3"
+    have = shutil.which("chromium") and shutil.which("chromedriver") and pathlib.Path(python).exists() \
+        and subprocess.run([python, "-c", "import selenium"], capture_output=True).returncode == 0
+    if not have and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"  installing {' '.join(BROWSER)}")
+        run("apt-get", ["apt-get", "-qq", "update"], 300)
+        run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *BROWSER], 900)
+    if not pathlib.Path(python).exists():
+        return Count(skipped=[f"{name}: there is no {python}"])
+    words = [python, "tests/web/run"]
+    if "binaries" in FOUND:
+        words += ["--binaries", FOUND["binaries"]]
+    done = run(name, words, 900)
+    if done.code == WEB_CANNOT_RUN:
+        return Count(skipped=[f"{name}: " + " ".join(done.err[-1:]).removeprefix("web: SKIPPED: ")])
+    count = Count()
+    for line in done.out:
+        if not line.startswith("{"):
+            continue
+        result = json.loads(line)
+        if "skipped" in result:
+            count.skipped.append(f"{name}: {result['check']}: {result['skipped']}")
+        elif result["pass"]:
+            count.passed += 1
+        else:
+            count.failed.append(f"{name}: {result['check']}: {result['wrong'][:500]}")
+    if done.late or done.code not in (0, 1) or not (count.passed or count.failed):
+        show_tail(done)
+        count.failed.append(done.why("tests/web/run"))
+    return count
+
+
 def start_image():
     """The guest of the virtual machine, built while cargo builds."""
     FOUND["image"] = Command("guest image", [sys.executable, "tests/vm/run", "--image-only"],
@@ -436,6 +477,7 @@ def parts(options):
         yield "guest image", part_image
     # From here on nothing else runs: these look at the clock.
     yield "nbguard demo", part_demo
+    yield "status page in Chromium", part_page
     for module in ALONE:
         yield f"{module} tests", lambda module=module: part_alone(module)
     if options.quick:
