@@ -47,6 +47,8 @@ ALONE = ("live", "footprint")
 VM_CANNOT_RUN = 77
 WEB_CANNOT_RUN = 77
 DEMO_CANNOT_RUN = 4
+# tests/jupyter/run: the same.
+JUPYTER_CANNOT_RUN = 77
 
 
 @dataclasses.dataclass
@@ -305,12 +307,29 @@ def show_failures(done, failed):
 
 def part_python():
     name = "unittests of tests/vm"
-    done = run(name, [sys.executable, "-m", "unittest", "discover", "tests/vm"], 120)
+    return count_unittest(name, run(name, [sys.executable, "-m", "unittest", "discover", "tests/vm"], 120))
+
+
+def part_jupyter():
+    """The wheel in real JupyterLab and Notebook 7, in Chromium, against a real guard as well."""
+    name = "nbguard-jupyter"
+    env = {"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else {}
+    done = run(name, [sys.executable, "tests/jupyter/run"], 1800, env=env)
+    if done.code == JUPYTER_CANNOT_RUN:
+        return Count(skipped=[f"{name}: {' '.join(done.err[-1:])}"])
+    return count_unittest(name, done)
+
+
+def count_unittest(name, done):
     text = "\n".join(done.err)
     ran = re.search(r"^Ran (\d+) tests?", text, re.M)
     bad = re.findall(r"^(?:FAIL|ERROR): (\S+)", text, re.M)
     left = re.search(r"skipped=(\d+)", text)
-    count = Count(failed=bad, skipped=[f"{name}: see the log"] * (int(left[1]) if left else 0))
+    # Told one by one only with -v.
+    why = re.findall(r"^(?:\S+ \()?([^\s()]+)\)? \.\.\. skipped (.*)$", text, re.M)
+    skipped = [f"{name}: {test}: {reason}" for test, reason in why]
+    skipped += [f"{name}: see the log"] * ((int(left[1]) if left else 0) - len(skipped))
+    count = Count(failed=bad, skipped=skipped)
     count.passed = max(0, (int(ran[1]) if ran else 0) - len(bad) - len(count.skipped))
     if done.code != 0 and not bad:
         count.failed.append(done.why(name))
@@ -475,6 +494,7 @@ def parts(options):
     yield "Prometheus and the journal", part_outside
     if not options.quick:
         yield "guest image", part_image
+    yield "nbguard-jupyter", part_jupyter
     # From here on nothing else runs: these look at the clock.
     yield "nbguard demo", part_demo
     yield "status page in Chromium", part_page

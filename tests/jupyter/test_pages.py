@@ -89,6 +89,8 @@ class Pages(unittest.TestCase):
         time.sleep(0.5)
 
     def picture(self, name):
+        # Notifications fly in.
+        time.sleep(1)
         self.browser.picture(PICTURES / f"{name}.png")
 
     def from_the_kill_to_the_reason(self, page, name):
