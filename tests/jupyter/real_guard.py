@@ -33,7 +33,8 @@ def hierarchies():
 
 
 class Real:
-    def __init__(self, limit):
+    def __init__(self, limit, http=""):
+        """`http`: more lines of the guard's `[http]`."""
         if not BINARIES or not (pathlib.Path(BINARIES) / "nbguardd").exists():
             raise Cannot("no nbguardd (NBGUARD_BIN_DIR)")
         if os.geteuid() != 0:
@@ -46,7 +47,7 @@ class Real:
         self.log = None
         try:
             self._make_groups(limit)
-            self._describe()
+            self._describe(http)
             self.socket = self.folder / "notebook/nbguard.sock"
             self.start()
         except OSError as error:
@@ -68,7 +69,7 @@ class Real:
         (memory / name).write_text(str(limit))
         self.members = [directory / "cgroup.procs" for directory in self.made if directory.name == self.id]
 
-    def _describe(self):
+    def _describe(self, http):
         """What Docker writes of a container."""
         docker = self.folder / "docker/containers" / self.id
         docker.mkdir(parents=True)
@@ -88,6 +89,7 @@ path = "{self.folder}/incidents.jsonl"
 [http]
 socket = "{self.folder}/http.sock"
 notebook_socket = "{self.folder}/notebook/nbguard.sock"
+{http}
 """)
 
     def start(self):
