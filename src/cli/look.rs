@@ -9,28 +9,26 @@ use serde::Serialize;
 use crate::act;
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
-use crate::cli::{out, restore};
-use crate::config::{Config, ContainerFacts, Gate as GateForm, Protection, Settings};
-use crate::facts::{Field, Figures, HostMemory, HostMode, Limit, Mode, Proc};
+use crate::cli::restore;
+use crate::config::{Config, ContainerFacts, Protection, Settings};
+use crate::facts::{Figures, HostMemory, HostMode, Limit, Mode, Proc};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
-use crate::parse;
-use crate::policy::decide::{self, By, Case, Exclusion, Gate, Kill, Scale, Screen, Verdict, View};
-use crate::policy::explain::{self, Facts};
+use crate::policy::decide::{self, Case, Exclusion, Scale, Screen, Verdict, View};
+use crate::policy::explain::Facts;
 use crate::policy::identity::Identities;
 use crate::policy::orders::{Order, Orders, Whom};
-use crate::policy::rank::{self, GroupMemory, Ranking, status_budget};
+use crate::policy::rank::{GroupMemory, Ranking, status_budget};
+use crate::policy::telling::{self, Bounds, Told};
 use crate::policy::tree::{Context, Forest};
-use crate::report::{ProcessRecord, Row, Unattributed};
+use crate::report::{ProcessRecord, Row, Unattributed, Would};
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
 use crate::units::{Bytes, Share};
 
 /// Rounds of reading what the decision asks for. The daemon's own loop needs two.
 const ROUNDS_MAX: usize = 8;
-/// Unattributed processes that are named.
-const TOP: usize = 8;
 
 /// Where everything is read from, and what is the same for all containers.
 pub struct World {
@@ -74,16 +72,6 @@ pub struct Look {
     pub would: Would,
     #[serde(skip)]
     pub settings: Settings,
-}
-
-/// What would be done if the container ran short now, and why.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Would {
-    /// The root process of the notebook that would end.
-    pub end: Option<u32>,
-    /// In kebab-case: the name of the reason, as in the record.
-    pub reason: String,
-    pub sentence: String,
 }
 
 impl World {
@@ -242,9 +230,7 @@ impl World {
         ranking.begin(&seen.forest, &seen.procs, &groups, budget, |n| screen.competes(n));
         self.read_all(&mut seen, &mut ranking);
         let actual = decide::gate(figures, None, scale, settings, Some(ranking.sum()));
-        // The question is who would end *if* it were short: the gate is taken as open.
-        let measure = actual.measure().copied();
-        let open = measure.map_or(Gate::NeedSum, |m| Gate::Passed { by: by(settings), measure: m });
+        let open = telling::as_if_short(actual.measure().copied(), settings);
         let paused = self.orders.pause(Some(&found.id), wall).is_some();
         let mut verdict = Verdict::NeedPss;
         for round in 0..ROUNDS_MAX {
@@ -269,7 +255,15 @@ impl World {
             }
             ranking.learn(&seen.procs);
         }
-        let mut rows = rows(&seen, &screen, &ranking, &verdict);
+        let told = Told {
+            procs: &seen.procs,
+            ids: &seen.ids,
+            forest: &seen.forest,
+            screen: &screen,
+            ranking: &ranking,
+            verdict: &verdict,
+        };
+        let mut rows = told.rows(Bounds::NONE);
         for workload in seen.forest.workloads() {
             let order =
                 self.orders.protects(&found.id, &Whom::from(&View::of(workload, &seen.ids)), wall);
@@ -291,10 +285,10 @@ impl World {
             threshold,
         };
         Judged {
-            would: would(&verdict, &rows, &facts),
+            would: told.would(&rows, &facts),
             rows,
-            servers: self.records(&seen, seen.forest.servers()),
-            unattributed: self.unattributed(&seen),
+            servers: told.servers(usize::MAX),
+            unattributed: told.unattributed(),
             threshold,
             short: actual.is_passed(),
         }
@@ -306,21 +300,6 @@ impl World {
             proc.memory = procs::read_memory(&self.roots, proc.key.pid, &mut self.buffer);
         }
         ranking.learn(&seen.procs);
-    }
-
-    fn records(&self, seen: &Seen, indices: &[u32]) -> Vec<ProcessRecord> {
-        let mut list: Vec<ProcessRecord> =
-            indices.iter().map(|index| record(&seen.procs[*index as usize])).collect();
-        list.sort_by_key(|process| std::cmp::Reverse(process.memory));
-        list
-    }
-
-    fn unattributed(&self, seen: &Seen) -> Unattributed {
-        let mut top = self.records(seen, seen.forest.unattributed());
-        let memory = top.iter().map(|process| process.memory).sum();
-        let count = u32::try_from(top.len()).unwrap_or(u32::MAX);
-        top.truncate(TOP);
-        Unattributed { count, memory, top }
     }
 }
 
@@ -347,13 +326,6 @@ fn foreign_high(figures: &Figures, noted: Option<&Changed>) -> Limit {
         None => figures.high,
         Some("max") => Limit::Max,
         Some(bytes) => bytes.parse().map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes))),
-    }
-}
-
-fn by(settings: &Settings) -> By {
-    match settings.gate {
-        GateForm::Usage => By::Usage,
-        GateForm::Notebooks => By::Notebooks,
     }
 }
 
@@ -397,100 +369,6 @@ pub fn mode(hierarchies: &Hierarchies, settings: &Settings, figures: &Figures) -
         () => (Mode::HighPsi, "memory.high as tripwire, PSI as second witness"),
     };
     (mode, reason.to_owned())
-}
-
-fn record(proc: &Proc) -> ProcessRecord {
-    ProcessRecord { pid: proc.key.pid, name: comm(proc), memory: memory_of(proc) }
-}
-
-/// What is surely a process's own, or all that is mapped into it where nothing better is known.
-fn memory_of(proc: &Proc) -> Bytes {
-    match (proc.pss, proc.memory) {
-        (Field::Known(pss), _) => pss,
-        (_, Field::Known(memory)) => memory.anon.plus(memory.swap).plus(memory.shmem),
-        _ => proc.rss,
-    }
-}
-
-/// The workload that was chosen, or would have been.
-fn chosen(verdict: &Verdict) -> Option<&Kill> {
-    match verdict {
-        Verdict::Kill(kill) => Some(kill),
-        Verdict::Hold(hold) => hold.would.as_ref(),
-        Verdict::NeedIdentity | Verdict::NeedPss => None,
-    }
-}
-
-/// The ranked rows, as in the record: the one that goes first stands first.
-fn rows(seen: &Seen, screen: &Screen, ranking: &Ranking, verdict: &Verdict) -> Vec<Row> {
-    let first = chosen(verdict).map(|kill| kill.workload);
-    let row = |(place, ranked): (usize, &rank::Row)| {
-        let workload = &seen.forest.workloads()[ranked.workload as usize];
-        let exclusion = screen.exclusion(ranked.workload);
-        // What settled it that those below stand below.
-        let others = ranking.rows()[place + 1..].iter();
-        let members = seen.forest.members(workload).iter();
-        Row {
-            pid: ranked.root.pid,
-            start: ranked.root.start,
-            memory: ranked.figure(),
-            lower: ranked.held.least,
-            upper: ranked.held.most,
-            settled_by: Ranking::settled_by(ranked, others).as_str().to_owned(),
-            name: comm(&seen.procs[workload.root_index as usize]),
-            notebook: seen.ids.notebook(ranked.root).map(text),
-            kernel_id: seen.ids.kernel_id(ranked.root).map(text),
-            uid: Some(workload.uid),
-            container: None,
-            eligible: exclusion.map_or("yes", Exclusion::as_str).to_owned(),
-            because: explain::row(ranked, exclusion, first),
-            members: members.map(|member| record(&seen.procs[member.index as usize])).collect(),
-        }
-    };
-    let mut rows: Vec<Row> = ranking.rows().iter().enumerate().map(row).collect();
-    if let Some(kill) = chosen(verdict)
-        && let Some(at) = rows.iter().position(|row| row.pid == kill.root.pid)
-    {
-        rows[..=at].rotate_right(1);
-    }
-    rows
-}
-
-fn would(verdict: &Verdict, rows: &[Row], facts: &Facts<'_>) -> Would {
-    let (first, second) = (rows.first(), rows.get(1));
-    match verdict {
-        Verdict::Kill(kill) => Would {
-            end: Some(kill.root.pid),
-            reason: kill.why.as_str().to_owned(),
-            sentence: explain::kill(kill, first, second, facts),
-        },
-        Verdict::Hold(hold) => Would {
-            end: None,
-            reason: hold.reason.as_str().to_owned(),
-            sentence: match &hold.would {
-                Some(kill) => format!(
-                    "{} Otherwise: {}",
-                    explain::hold(hold.reason, first, facts),
-                    explain::kill(kill, first, second, facts)
-                ),
-                None => explain::hold(hold.reason, first, facts),
-            },
-        },
-        Verdict::NeedIdentity | Verdict::NeedPss => Would {
-            end: None,
-            reason: "unknown".to_owned(),
-            sentence: "Not to be told: some processes cannot be read (are you root?)".to_owned(),
-        },
-    }
-}
-
-/// Text that a process chose, as it stands in records.
-fn text(text: &str) -> String {
-    parse::escape(text.as_bytes(), out::LINE_MAX)
-}
-
-fn comm(proc: &Proc) -> String {
-    parse::escape(proc.comm.bytes(), out::LINE_MAX)
 }
 
 /// `58 %`, or `-` of nothing.

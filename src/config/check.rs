@@ -47,6 +47,7 @@ pub(super) fn all(
         findings.extend(table.findings());
     }
     findings.extend(protects_everything(config, places));
+    findings.extend(listens_without_a_token(config, places, failed));
     findings
 }
 
@@ -156,6 +157,24 @@ impl Table<'_> {
     fn place(&self, key: &'static str) -> Option<&Place> {
         self.places.get(&(self.section, key))
     }
+}
+
+/// Everybody who reaches the address could read whose notebooks are called what.
+fn listens_without_a_token(
+    config: &Config,
+    places: &Places,
+    failed: &HashSet<&'static str>,
+) -> Option<Finding> {
+    let listen = config.http.listen.filter(|address| !address.ip().is_loopback())?;
+    if config.http.token_file.is_some() || failed.contains("token_file") {
+        return None;
+    }
+    let place = places.get(&(Section::Http, "listen"))?.clone();
+    let message = format!("`listen` ({listen}) is beyond loopback and there is no `token_file`");
+    let fault = Fault::new(place.span.clone(), message)
+        .hint("set `token_file` to a file with a token that only root and a group may read");
+    let path = "http.listen".to_owned();
+    Some(Finding { severity: Severity::Error, place, path, fault })
 }
 
 fn protects_everything(config: &Config, places: &Places) -> Vec<Finding> {

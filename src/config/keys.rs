@@ -357,8 +357,8 @@ its file and the other notebooks are not.""""#,
         name: "notebook_socket",
         kind: Kind::PathOr("off"),
         default: "\"/run/nbguard/notebook/nbguard.sock\"",
-        doc: "The Unix socket whose folder is mounted into containers: whoever asks there sees \
-              the container it asks from, and no other.",
+        doc: "The Unix socket whose folder is mounted into containers, read-only: whoever asks \
+              there sees the container it asks from, and no other.",
         set: Set::Http(|http, item| put(&mut http.notebook_socket, item.path_or())),
     },
     Key {
@@ -381,7 +381,8 @@ its file and the other notebooks are not.""""#,
         name: "token_file",
         kind: Kind::PathOr("off"),
         default: "\"off\"",
-        doc: "A file with a bearer token that every request on TCP must show.",
+        doc: "A file with a bearer token of 16 to 512 characters that every request on TCP must \
+              show. Others may not read it; it is read at the start and at each reload.",
         set: Set::Http(|http, item| put(&mut http.token_file, item.path_or())),
     },
     Key {

@@ -409,6 +409,14 @@ mod tests {
             ("[default]\nsignals = []", "2:11", "default.signals", "last signal", ""),
             ("[default]\nsignals = ['HUP','KILL']", "2:12", "default.signals", "\"HUP\"", ""),
             ("[default]\nsignals = ['KILL','KILL']", "2:11", "default.signals", "twice", ""),
+            (
+                "[http]\nlisten = '0.0.0.0:80'",
+                "2:10",
+                "http.listen",
+                "beyond loopback",
+                "`token_file`",
+            ),
+            ("[http]\nlisten = '[fe80::1]:80'", "2:10", "http.listen", "beyond loopback", ""),
             // Rules.
             ("[[rule]]\npolicy = 'growing'", "1:1", "rule[0]", "for no container", "[default]"),
             ("[[rule]]\nname = []\nignore=true", "2:8", "rule[0].name", "matches nothing", ""),

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::report::{ContainerView, Health, Incident, SCHEMA, Survey};
+use crate::report::{ContainerView, Health, SCHEMA, Survey};
 use crate::units::Bytes;
 
 /// `/api/v1/containers`: everything that is known of now.
@@ -18,11 +18,6 @@ pub fn notebooks(survey: &Survey) -> Vec<u8> {
         time: &survey.time,
         containers: survey.containers.iter().map(Short::of).collect(),
     })
-}
-
-/// `/api/v1/incidents`: the newest first.
-pub fn incidents(incidents: &[Incident]) -> Vec<u8> {
-    json(&Incidents { schema: SCHEMA, incidents })
 }
 
 /// `/healthz`.
@@ -70,12 +65,6 @@ impl<'a> Short<'a> {
             notebooks: view.notebooks.iter().map(|n| (n.pid, n.memory, n.name.as_str())).collect(),
         }
     }
-}
-
-#[derive(Serialize)]
-struct Incidents<'a> {
-    schema: u32,
-    incidents: &'a [Incident],
 }
 
 #[derive(Serialize)]

@@ -8,3 +8,4 @@ pub mod journal;
 pub mod line;
 pub mod metrics;
 pub mod page;
+pub mod tail;

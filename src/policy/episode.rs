@@ -493,8 +493,9 @@ impl Machine {
                 self.wake = wake;
                 out.push(Effect::Look);
             }
-            // PSI fires at most once a window, so this cannot become a storm.
-            State::Lifted { .. } if wake != Wake::High && wake != Wake::Max => {
+            // PSI fires at most once a window, so this cannot become a storm. Whoever asks each
+            // second would only draw out the pauses of its own looks.
+            State::Lifted { .. } if !matches!(wake, Wake::High | Wake::Max | Wake::Asked) => {
                 out.push(Effect::Look);
             }
             // The open decision or kill is what this event asks for.
@@ -1308,6 +1309,44 @@ mod tests {
                 Effect::Rank { last: false, gate_passed: true }
             ]
         );
+    }
+
+    #[test]
+    fn figures_that_were_read_anyway_open_an_episode_and_move_nothing_else() {
+        let mut b = Bench::new(TRAITS);
+        assert_eq!(b.wake(Wake::Asked), [Effect::Look]);
+        assert_eq!(b.look(Looked { rose: false, ..HELD }), [], "the tripwire stays where it is");
+        assert_eq!((b.machine.state_name(), b.machine.deadline()), ("quiet", None));
+        assert_eq!(b.wake(Wake::Asked), [Effect::Look]);
+        assert_eq!(
+            b.look(OVER),
+            [Effect::Open(Wake::Asked), Effect::Rank { last: false, gate_passed: true }]
+        );
+        assert_eq!(b.wake(Wake::Asked), [], "an open decision is not asked twice");
+        assert_eq!(b.give(Input::Decided(Decision::Kill)), [Effect::Kill { rung: 0 }]);
+        assert_eq!(b.wake(Wake::Asked), [], "nor is a kill in flight");
+    }
+
+    #[test]
+    fn whoever_asks_each_second_does_not_draw_out_the_looks_of_a_lifted_tripwire() {
+        let mut b = Bench::new(TRAITS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Hold));
+        let next = b.machine.deadline();
+        for _ in 0..9 {
+            assert_eq!(b.wake(Wake::Asked), []);
+        }
+        assert_eq!(b.machine.deadline(), next);
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look], "the kernel's word counts");
+    }
+
+    #[test]
+    fn with_notebook_max_whoever_asks_has_the_largest_judged() {
+        let mut b = Bench::new(Traits { notebook_max: true, ..TRAITS });
+        b.wake(Wake::Asked);
+        let effects = b.look(Looked { rose: false, ..HELD });
+        assert_eq!(effects, [Effect::Rank { last: false, gate_passed: false }]);
     }
 
     #[test]

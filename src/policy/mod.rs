@@ -14,6 +14,7 @@ pub mod identity;
 pub mod orders;
 pub mod rank;
 pub mod stepping;
+pub mod telling;
 pub mod tree;
 
 #[cfg(test)]

@@ -52,10 +52,16 @@ pub(super) enum Trouble {
     StateNotSaved,
     /// A value could not be given to systemd.
     PropertyNotSet,
+    /// A door of the HTTP interface could not be opened.
+    DoorNotOpened,
+    /// A client came when there were too many.
+    ClientRefused,
+    /// A client did not get done in its time.
+    ClientLate,
 }
 
 impl Trouble {
-    const ALL: [Trouble; 8] = [
+    const ALL: [Trouble; 11] = [
         Trouble::ProcessUnreadable,
         Trouble::FiguresUnreadable,
         Trouble::SignalRefused,
@@ -64,6 +70,9 @@ impl Trouble {
         Trouble::InotifyOverflow,
         Trouble::StateNotSaved,
         Trouble::PropertyNotSet,
+        Trouble::DoorNotOpened,
+        Trouble::ClientRefused,
+        Trouble::ClientLate,
     ];
 
     fn as_str(self) -> &'static str {
@@ -76,6 +85,9 @@ impl Trouble {
             Trouble::InotifyOverflow => "inotify-overflow",
             Trouble::StateNotSaved => "state-not-saved",
             Trouble::PropertyNotSet => "property-not-set",
+            Trouble::DoorNotOpened => "door-not-opened",
+            Trouble::ClientRefused => "client-refused",
+            Trouble::ClientLate => "client-late",
         }
     }
 }
@@ -101,7 +113,7 @@ pub(super) fn zero() -> Counters {
     }
 }
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "signal",
     "inotify",
     "helper",
@@ -113,6 +125,7 @@ const SOURCES: [&str; 11] = [
     "followed",
     "control",
     "told",
+    "http",
 ];
 
 fn source(what: For) -> &'static str {
@@ -128,6 +141,7 @@ fn source(what: For) -> &'static str {
         For::Followed(_) => "followed",
         For::Control => "control",
         For::Told(_) => "told",
+        For::Door(_) | For::Client { .. } => "http",
     }
 }
 
@@ -144,7 +158,6 @@ fn known(reason: &str) -> &'static str {
 
 impl Reactor {
     /// What was counted until now.
-    #[allow(dead_code)]
     pub(super) fn counted(&self) -> Counters {
         let mut counters = self.counters.clone();
         let lost = &self.writer.lost;
@@ -242,7 +255,6 @@ impl Reactor {
     }
 
     /// A request was answered.
-    #[allow(dead_code)]
     pub(super) fn count_answer(&mut self, code: u16) {
         let code = CODES.iter().find(|(known, _)| *known == code).map_or("other", |(_, text)| text);
         self.counters.http.add(code);
@@ -276,6 +288,8 @@ mod tests {
             For::V1(ids),
             For::Victim { serial: 0, index: 0 },
             For::Followed(None),
+            For::Door(0),
+            For::Client { slot: 0, generation: 0 },
         ] {
             assert!(counters.events.iter().any(|(label, _)| label == source(what)), "{what:?}");
         }

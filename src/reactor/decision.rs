@@ -165,7 +165,7 @@ impl Reactor {
         Some(Scale::of(figures, foreign, &self.host.memory))
     }
 
-    fn gate(
+    pub(super) fn gate(
         &self,
         id: WatchId,
         now: Moment,
@@ -264,7 +264,7 @@ impl Reactor {
     }
 
     /// Puts the workloads of the scan in order, reading `status` where that settles something.
-    fn order(&mut self, who: Asker, purpose: Purpose, budget: usize, last: bool) {
+    pub(super) fn order(&mut self, who: Asker, purpose: Purpose, budget: usize, last: bool) {
         let now = self.now();
         let urgent = last || self.is_urgent(who);
         let Reactor { watches, host, scratch, roots, buffer, recent, orders, .. } = self;
@@ -378,7 +378,13 @@ impl Reactor {
         }
     }
 
-    fn decide(&mut self, who: Asker, late: bool, gate: &Gate, scale: Scale) -> Option<Verdict> {
+    pub(super) fn decide(
+        &mut self,
+        who: Asker,
+        late: bool,
+        gate: &Gate,
+        scale: Scale,
+    ) -> Option<Verdict> {
         let Reactor { watches, host, scratch, orders, .. } = self;
         let watch = who.and_then(|id| watches[id.slot as usize].as_ref());
         let container = watch.map(|watch| watch.found.id.as_str());
@@ -461,6 +467,7 @@ impl Reactor {
         let Reactor { watches, host, scratch, .. } = self;
         let Some(domain) = domain_of_mut(who, watches, host) else { return };
         domain.identities.prune(&scratch.procs);
+        domain.lent = false;
         domain.baseline.get_or_insert_default().take(&scratch.ranking);
         if let Some(id) = who {
             self.place_for_notebooks(id);

@@ -343,6 +343,9 @@ impl Reactor {
                 Answer::Described { watch: None, found, container } => {
                     self.on_ignored_described(*found, *container);
                 }
+                Answer::Surveyed { watch, read, last } => self.on_surveyed(watch, read, last),
+                // Sent on at the end of the turn, with what else is due to clients.
+                Answer::Incidents { client, body } => self.http.deliver(client, body),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The helper threads: whatever may block is done here, and the loop is woken with the answer.
 //! The reader reads files of processes that may be throttled; the worker lowers tripwires, talks
 //! to PID 1, releases memory, closes triggers. Two, because a reader that hangs on a throttled
-//! process must not hold up the worker, and the other way round; the describer asks engines.
+//! process must not hold up the worker, and the other way round; the describer asks engines. What
+//! only those wait for who ask over HTTP has a thread that is there while somebody asks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,6 +22,7 @@ use crate::host::container::{self, Container, Sources};
 use crate::host::discover::Found;
 use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey, WatchId};
+use crate::observe::tail::{self, Whose};
 use crate::policy::episode::Notice;
 use crate::policy::identity::Identity;
 use crate::roots::{Buffer, Roots};
@@ -33,9 +35,18 @@ const STACK: usize = 128 * 1024;
 const FREEZE_TIME: Duration = Duration::from_millis(100);
 
 const IDENTITIES_AT_ONCE: usize = 4;
+/// Nobody waits for a kill here: fewer wake-ups of the loop.
+const SURVEYED_AT_ONCE: usize = 64;
 
 /// Who asked: the domain of a watch, or the host's.
 pub type Asker = Option<WatchId>;
+
+/// Somebody at a door: the place and how often it was taken before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Client {
+    pub slot: u32,
+    pub generation: u32,
+}
 
 /// A question to the reader.
 #[derive(Debug)]
@@ -58,6 +69,18 @@ pub enum Question {
         watch: Option<WatchId>,
         found: Box<Found>,
         sources: Arc<Sources>,
+    },
+    /// Who these are, for a survey.
+    Survey {
+        watch: WatchId,
+        keys: Vec<ProcKey>,
+    },
+    /// The newest records of the file at `path`.
+    Incidents {
+        client: Client,
+        path: PathBuf,
+        limit: u32,
+        whose: Option<Whose>,
     },
     /// Whether these small members of a tree that is being ended are trackers.
     Trackers {
@@ -121,6 +144,15 @@ pub enum Answer {
         found: Box<Found>,
         container: Box<Container>,
     },
+    Surveyed {
+        watch: WatchId,
+        read: Vec<Identity>,
+        last: bool,
+    },
+    Incidents {
+        client: Client,
+        body: io::Result<Vec<u8>>,
+    },
 }
 
 /// The loop's end.
@@ -128,6 +160,9 @@ pub struct Helper {
     reader: Sender<Question>,
     /// Describes containers: an engine's socket or a user's home may keep it waiting for long.
     describer: Sender<Question>,
+    /// Reads for those who ask over HTTP; there while somebody asks.
+    slow: Option<Sender<Question>>,
+    roots: Arc<Roots>,
     worker: Option<Sender<Work>>,
     answers: Receiver<Answer>,
     reply: Reply,
@@ -167,8 +202,17 @@ impl Helper {
             .name("worker".into())
             .stack_size(STACK)
             .spawn(move || work_all(&work, &tool, &reply, &seen))?;
-        let thread = Some(thread);
-        Ok(Helper { reader, describer, worker: Some(worker), answers, reply: own, thread, ends })
+        Ok(Helper {
+            reader,
+            describer,
+            slow: None,
+            roots: Arc::clone(roots),
+            reply: own,
+            worker: Some(worker),
+            answers,
+            thread: Some(thread),
+            ends,
+        })
     }
 
     pub fn ask(&self, question: Question) {
@@ -178,6 +222,29 @@ impl Helper {
         };
         // A thread that is gone panicked, and in a release build so did the daemon.
         let _ = thread.send(question);
+    }
+
+    /// Asks the thread that only HTTP waits for, and starts it where it is not there. `false`: it
+    /// could not be started, and nobody will answer.
+    pub fn ask_slowly(&mut self, question: Question) -> bool {
+        if self.slow.is_none() {
+            let (sender, questions) = channel();
+            let (roots, reply) = (Arc::clone(&self.roots), self.reply.clone());
+            let started = thread::Builder::new()
+                .name("slow".into())
+                .stack_size(STACK)
+                .spawn(move || read_all(&questions, &roots, &reply));
+            if started.is_err() {
+                return false;
+            }
+            self.slow = Some(sender);
+        }
+        self.slow.as_ref().is_some_and(|slow| slow.send(question).is_ok())
+    }
+
+    /// Nobody asks any more: the thread ends when it has answered what it was asked.
+    pub fn rest(&mut self) {
+        self.slow = None;
     }
 
     pub fn give(&self, work: Work) {
@@ -253,6 +320,21 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
             Question::Describe { watch, found, sources } => {
                 let container = Box::new(container::describe(roots, &found, &sources));
                 reply.give(Answer::Described { watch, found, container });
+            }
+            Question::Survey { watch, keys } => {
+                let now = jupyter::boot_ticks();
+                for part in keys.chunks(SURVEYED_AT_ONCE) {
+                    let read = part
+                        .iter()
+                        .filter_map(|key| jupyter::identify(roots, *key, now, &mut buffer).ok())
+                        .collect();
+                    reply.give(Answer::Surveyed { watch, read, last: false });
+                }
+                reply.give(Answer::Surveyed { watch, read: Vec::new(), last: true });
+            }
+            Question::Incidents { client, path, limit, whose } => {
+                let body = tail::incidents(&path, limit, whose.as_ref());
+                reply.give(Answer::Incidents { client, body });
             }
             Question::Trackers { serial, keys } => {
                 let now = jupyter::boot_ticks();

@@ -6,21 +6,25 @@
 //! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
 //! `control` is where commands come in, `orders` carries them out.
-//! `helper` and `writer` are the threads for what may block.
+//! `helper` and `writer` are the threads for what may block. `door` is where others ask, `http`
+//! answers them, `survey` has the figures for that.
 
 mod control;
 mod counters;
 mod decision;
 mod discovery;
+mod door;
 mod effects;
 mod ending;
 mod helper;
 mod hook;
 mod host;
+mod http;
 mod log;
 mod message;
 mod orders;
 mod record;
+mod survey;
 mod token;
 mod tripwire;
 mod watch;
@@ -187,6 +191,8 @@ struct Reactor {
     recent: record::Recent,
     counters: Counters,
     hook: Hook,
+    http: http::Http,
+    surveys: survey::Surveys,
     messages: message::Messages,
     state: StateFile,
     state_path: PathBuf,
@@ -249,6 +255,8 @@ impl Reactor {
             recent: record::Recent::default(),
             counters: counters::zero(),
             hook: Hook::default(),
+            http: http::Http::default(),
+            surveys: survey::Surveys::default(),
             messages: message::Messages::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
@@ -295,6 +303,7 @@ impl Reactor {
         self.arm_host();
         self.rescan();
         self.restore_left_over();
+        self.open_doors();
         self.take_over_orders();
         self.register_control().map_err(failed("epoll"))?;
         // First: what is locked is not given back.
@@ -327,7 +336,11 @@ impl Reactor {
     fn turn_until_told(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.stopping {
-            let patience = self.deadline().map(|at| at.since(self.now()));
+            // Between two containers of a survey the kernel is asked what else there is.
+            let patience = match self.surveys.has_work() || self.http.has_more() {
+                true => Some(Duration::ZERO),
+                false => self.deadline().map(|at| at.since(self.now())),
+            };
             match self.poll.poll(&mut events, patience) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -346,6 +359,8 @@ impl Reactor {
             self.run_deadlines();
             // Last: whatever is short of memory comes before whoever types.
             self.run_control(self.now());
+            // Whoever asks comes after everything that guards.
+            self.run_http(&events);
             if std::mem::take(&mut self.reload) {
                 self.reload();
             }
@@ -353,8 +368,12 @@ impl Reactor {
     }
 
     fn on_event(&mut self, what: For, is_error: bool) {
+        if matches!(what, For::Door(_) | For::Client { .. }) {
+            return;
+        }
         self.count_event(what);
         match what {
+            For::Door(_) | For::Client { .. } => {}
             For::Signals => self.on_signals(),
             For::Inotify => self.on_inotify(),
             For::Helper => {
@@ -397,6 +416,8 @@ impl Reactor {
             .chain(self.host.domain.machine.deadline())
             .chain(self.endings.deadline())
             .chain(self.discovery.deadline())
+            .chain(self.http.deadline())
+            .chain(self.surveys.deadline())
             .chain(self.control.deadline())
             .min()
     }
@@ -479,6 +500,7 @@ impl Reactor {
                 self.refresh_sources();
                 self.reload_host();
                 let rearmed = self.apply_config();
+                self.open_doors();
                 info!("configuration read again: {rearmed} containers armed anew");
             }
         }
@@ -488,6 +510,7 @@ impl Reactor {
     /// A clean stop: every tripwire goes back to what was found.
     fn stop(&mut self) {
         log::notify("STOPPING=1");
+        self.close_doors();
         self.thaw_left_over();
         let restored = self.restore_all();
         self.hook.finish(HOOK_PATIENCE);

@@ -28,6 +28,12 @@ pub enum For {
     Followed(Option<WatchId>),
     /// The process that was told in this rise: it has exited.
     Told(WatchId),
+    /// Somebody waits at a door of the HTTP interface (its number).
+    Door(u32),
+    Client {
+        slot: u32,
+        generation: u32,
+    },
 }
 
 const KIND: u32 = 60;
@@ -52,6 +58,8 @@ impl For {
             For::Followed(Some(id)) => (5, id.generation, id.slot),
             For::Followed(None) => (5, 0, NO_WATCH),
             For::Told(id) => (6, id.generation, id.slot),
+            For::Door(number) => (7, 0, number),
+            For::Client { slot, generation } => (8, generation, slot),
         };
         let generation = (generation & GENERATION_MASK) as usize;
         Token(kind << KIND | generation << GENERATION | slot as usize)
@@ -75,6 +83,8 @@ impl For {
             (5, NO_WATCH) => For::Followed(None),
             (5, _) => For::Followed(Some(id)),
             (6, _) => For::Told(id),
+            (7, _) => For::Door(slot),
+            (8, _) => For::Client { slot, generation },
             _ => return None,
         })
     }
@@ -99,6 +109,7 @@ mod tests {
             all.extend([For::Followed(Some(id)), For::Told(id)]);
         }
         all.extend([For::Followed(None), For::Victim { serial: 9, index: 10_000 }]);
+        all.extend([For::Door(2), For::Client { slot: 15, generation: GENERATION_MASK }]);
         for what in &all {
             assert_eq!(For::of(what.token()), Some(*what));
         }

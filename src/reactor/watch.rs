@@ -77,6 +77,8 @@ pub struct Episode {
 pub struct Domain {
     pub machine: Machine,
     pub identities: Identities,
+    /// They were read for a survey alone: given back when nobody asks any more.
+    pub lent: bool,
     pub episode: Option<Box<Episode>>,
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
@@ -103,6 +105,7 @@ impl Domain {
         Domain {
             machine: Machine::new(traits, step),
             identities: Identities::default(),
+            lent: false,
             episode: None,
             last: None,
             baseline: None,

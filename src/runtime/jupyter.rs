@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -33,6 +34,12 @@ pub fn boot_ticks() -> u64 {
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec()).unwrap_or(0);
     seconds * *TICKS + nanos * *TICKS / 1_000_000_000
+}
+
+/// How long ago that was, in whole milliseconds; `start` as `stat` has it.
+pub fn age(start: u64) -> Duration {
+    let ticks = boot_ticks().saturating_sub(start);
+    Duration::from_millis(ticks.saturating_mul(1000) / *TICKS)
 }
 
 static TICKS: LazyLock<u64> = LazyLock::new(|| {

@@ -304,7 +304,8 @@ fn a_container_that_is_not_there_is_told() {
 fn a_second_daemon_does_not_start() {
     let folder = Folder::new("second");
     let text = format!(
-        "[guard]\nstate_dir = \"{0}\"\nlock_memory = false\n[record]\npath = \"{0}/i.jsonl\"\n",
+        "[guard]\nstate_dir = \"{0}\"\nlock_memory = false\n[record]\npath = \"{0}/i.jsonl\"\n\
+         [http]\nsocket = \"off\"\nnotebook_socket = \"off\"\n",
         folder.0.display()
     );
     let config = folder.file("nbguard.toml", &text);

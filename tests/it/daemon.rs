@@ -23,6 +23,8 @@ pub struct House {
     pub folder: Folder,
     tag: String,
     record: PathBuf,
+    /// More lines of its section of that name.
+    http: String,
 }
 
 impl House {
@@ -32,7 +34,7 @@ impl House {
             fs::create_dir_all(folder.path(below)).unwrap();
         }
         let record = folder.path("incidents.jsonl");
-        let house = House { folder, tag: ground.tag.clone(), record };
+        let house = House { folder, tag: ground.tag.clone(), record, http: String::new() };
         house.configure("");
         house
     }
@@ -40,6 +42,12 @@ impl House {
     /// Records go elsewhere.
     pub fn record_to(&mut self, path: &str) {
         self.record = PathBuf::from(path);
+        self.configure("");
+    }
+
+    /// More lines for the section `[http]`.
+    pub fn configure_http(&mut self, lines: &str) {
+        lines.clone_into(&mut self.http);
         self.configure("");
     }
 
@@ -51,6 +59,9 @@ impl House {
         writeln!(text, "docker_root = {:?}", path("docker")).unwrap();
         writeln!(text, "state_dir = {:?}", path("state")).unwrap();
         writeln!(text, "[record]\npath = {:?}", self.record.display().to_string()).unwrap();
+        writeln!(text, "[http]\nsocket = {:?}", path("http.sock")).unwrap();
+        writeln!(text, "notebook_socket = {:?}", path("notebook/nbguard.sock")).unwrap();
+        writeln!(text, "{}", self.http).unwrap();
         writeln!(text, "[default]\nignore = true").unwrap();
         writeln!(text, "[[rule]]\nname = \"nb-{}*\"\nignore = false\n{more}", self.tag).unwrap();
         fs::write(self.config(), text).unwrap();

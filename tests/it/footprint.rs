@@ -1,15 +1,18 @@
 //! What it costs to have the daemon: memory, descriptors and wake-ups while nothing happens, with
 //! a hundred containers watched, and that no number of containers coming and going changes that.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbguard::units::Bytes;
 
 use crate::daemon::{Daemon, House, shipped};
 use crate::ground::{Container, Ground, alone, eventually};
+use crate::notebooks::Server;
 use crate::skip;
 
 const WATCHED: usize = 100;
@@ -18,11 +21,14 @@ const RSS_KIB: u64 = 3 << 10;
 const ANON_KIB: u64 = 1 << 10;
 /// Of one more. Tables grow by doubling, so it is measured over two hundred.
 const EACH_KIB: u64 = 2;
+/// Pages that the first scrape touches and that no heap is: the stack of the loop's thread.
+const LEFT_KIB: u64 = 64;
 /// Of v2: directory, memory.stat, .events, .current, swap and the PSI trigger; of v1: the same
 /// with the v2 directory and two event descriptors.
 const DESCRIPTORS_EACH: usize = 8;
-/// Standard streams, /proc, epoll, signalfd, inotify, two eventfds, lock, kmsg, log, records, PSI.
-const DESCRIPTORS_OWN: usize = 24;
+/// Standard streams, /proc, epoll, signalfd, inotify, two eventfds, lock, kmsg, log, records, PSI,
+/// two doors and the folders they are in.
+const DESCRIPTORS_OWN: usize = 28;
 /// Windows that other people's containers may spoil (each that comes or goes wakes any guard).
 const WINDOWS: usize = 3;
 const CHURN: usize = 500;
@@ -98,6 +104,52 @@ fn a_hundred_watched_containers_cost_three_mebibytes_and_no_wake_up() {
     assert!(descriptors <= most, "{descriptors} descriptors, at most {most}");
     assert_sleeps(&daemon);
     assert!(daemon.is_running());
+}
+
+/// What a scrape costs is there while somebody scrapes; a minute later it is given back.
+#[test]
+#[ignore = "wants the machine for itself: tests/run"]
+fn a_scrape_every_fifteen_seconds_keeps_the_promise_and_leaves_nothing_behind() {
+    let _alone = alone();
+    let Some((ground, binary)) = prepared() else { return };
+    let house = House::new(&ground, "footprint-scrape");
+    const BUSY: usize = 10;
+    let made = containers(&ground, &house, WATCHED - BUSY);
+    let busy: Vec<Container> =
+        (0..BUSY).map(|_| house.container(&ground, Bytes::mib(256))).collect();
+    let servers: Vec<Server> = busy.iter().map(|c| Server::start(c, 5, 0)).collect();
+    let daemon = house.start(&binary, &[]);
+    wait_watched(&house, WATCHED);
+    settle(&daemon);
+    let (before, _, _) = told(&daemon);
+    let switches = daemon.switches();
+    const SCRAPES: u64 = 4;
+    for _ in 0..SCRAPES {
+        let began = Instant::now();
+        let text = scrape(&house);
+        println!("{} bytes in {:?}", text.len(), began.elapsed());
+        thread::sleep(Duration::from_secs(15));
+        let (rss, anon, _) = told(&daemon);
+        assert!(rss <= RSS_KIB, "RSS {rss} KiB between scrapes, at most {RSS_KIB}");
+        assert!(anon <= ANON_KIB, "anonymous {anon} KiB, at most {ANON_KIB}");
+    }
+    println!("{} context switches for {SCRAPES} scrapes", daemon.switches() - switches);
+    thread::sleep(Duration::from_secs(61));
+    settle(&daemon);
+    let (after, _, _) = told(&daemon);
+    assert!(after <= before + LEFT_KIB, "RSS {before} KiB before, {after} a minute after");
+    assert_sleeps(&daemon);
+    drop((servers, busy, made));
+    assert!(daemon.stop().success());
+}
+
+fn scrape(house: &House) -> String {
+    let mut stream = UnixStream::connect(house.folder.path("http.sock")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    text
 }
 
 /// RSS and anonymous memory in KiB, and descriptors.

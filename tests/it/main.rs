@@ -20,6 +20,7 @@ mod daemon;
 mod docs;
 mod footprint;
 mod ground;
+mod http;
 mod layers;
 mod live;
 mod message;
@@ -29,6 +30,7 @@ mod openmetrics;
 mod orders;
 mod outside;
 mod reactor;
+mod schema;
 mod top;
 
 use std::path::{Path, PathBuf};

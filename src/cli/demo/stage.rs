@@ -301,6 +301,7 @@ impl Stage {
         format!(
             "[guard]\ndocker_root = {}\ndocker_socket = \"off\"\nstate_dir = {}\n\n\
              [record]\npath = {}\n\n\
+             [http]\nsocket = \"off\"\nnotebook_socket = \"off\"\n\n\
              [default]\nignore = true\n\n\
              [[rule]]\nname = \"{CONTAINER}\"\nignore = false\n",
             path("docker"),
