@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::parse::escape::escape;
 use crate::report::{Incident, Kind};
 
 /// Where systemd-journald listens (systemd-journald.service(8)).
@@ -19,7 +18,8 @@ pub const MESSAGES: [(Kind, &str); 3] = [
     (Kind::KernelOom, "2847284a925b4a27ae3e92f56a73f6dd"),
 ];
 
-/// Longest value of a field of its own. What is longer is in the record.
+/// Longest value of a field of its own. What is longer is in the record. The texts of a record are
+/// escaped already.
 const VALUE_MAX: usize = 1024;
 
 /// syslog(3): an error, a warning, a notice.
@@ -44,14 +44,14 @@ pub fn entry(incident: &Incident, line: &str) -> Vec<u8> {
     put("NBGUARD_EPISODE", &incident.id);
     put("NBGUARD_KIND", word(incident.kind));
     put("NBGUARD_REASON", &incident.reason);
-    put("NBGUARD_SENTENCE", &escape(incident.sentence.as_bytes(), VALUE_MAX));
+    put("NBGUARD_SENTENCE", bounded(&incident.sentence));
     put("NBGUARD_DOMAIN", &incident.domain);
     if incident.dry_run {
         put("NBGUARD_DRY_RUN", "true");
     }
     if let Some(container) = &incident.container {
-        put("NBGUARD_CONTAINER", &escape(container.name.as_bytes(), VALUE_MAX));
-        put("NBGUARD_CONTAINER_ID", &escape(container.id.as_bytes(), VALUE_MAX));
+        put("NBGUARD_CONTAINER", bounded(&container.name));
+        put("NBGUARD_CONTAINER_ID", bounded(&container.id));
     }
     put("NBGUARD_USAGE", &incident.figures.usage.0.to_string());
     put("NBGUARD_TOTAL", &incident.figures.total.0.to_string());
@@ -59,9 +59,13 @@ pub fn entry(incident: &Incident, line: &str) -> Vec<u8> {
         put("NBGUARD_PID", &victim.pid.to_string());
         put("NBGUARD_MEMORY", &victim.memory.0.to_string());
         let notebook = victim.notebook.as_ref().unwrap_or(&victim.name);
-        put("NBGUARD_NOTEBOOK", &escape(notebook.as_bytes(), VALUE_MAX));
+        put("NBGUARD_NOTEBOOK", bounded(notebook));
     }
     out
+}
+
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(VALUE_MAX)]
 }
 
 fn word(kind: Kind) -> &'static str {

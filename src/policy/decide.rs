@@ -1455,6 +1455,36 @@ mod tests {
     }
 
     #[test]
+    fn q_what_is_paused_or_protected_in_a_domain_of_several_ends_nobody_there() {
+        fn paused(view: &View<'_>) -> Option<Exclusion> {
+            (view.workload.root.pid == 30).then_some(Exclusion::Paused)
+        }
+        fn protected(view: &View<'_>) -> Option<Exclusion> {
+            (view.workload.root.pid == 30).then_some(Exclusion::ProtectedByCommand)
+        }
+        type Rule = fn(&View<'_>) -> Option<Exclusion>;
+        // The next one ends where that suffices; else it is said in whose way it stands.
+        let table: [(Rule, [u64; 3], Result<u32, HoldReason>); 7] = [
+            (paused, [400, 410, 50], Ok(20)),
+            (paused, [450, 420, 20], Ok(20)),
+            (protected, [450, 420, 20], Ok(20)),
+            (paused, [30, 700, 30], Err(HoldReason::Paused)),
+            (protected, [30, 700, 30], Err(HoldReason::MemoryIsProtected)),
+            (|_| Some(Exclusion::Paused), [60, 700, 50], Err(HoldReason::Paused)),
+            (|_| Some(Exclusion::ProtectedByCommand), [60, 700, 50], Err(HoldReason::AllProtected)),
+        ];
+        for (rule, notebooks, expected) in table {
+            let mut scene = Scene { rule, ..Scene::new(50, notebooks) };
+            let found = match scene.decide() {
+                Verdict::Kill(kill) => Ok(kill.root.pid),
+                Verdict::Hold(hold) => Err(hold.reason),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{notebooks:?}");
+        }
+    }
+
+    #[test]
     fn u_a_notebook_above_its_maximum_ends_though_nothing_is_short() {
         let scene = |max, notebooks| {
             let settings = Settings { notebook_max: Some(max), ..settings() };

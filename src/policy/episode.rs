@@ -477,7 +477,7 @@ impl Machine {
                 if wake == Wake::High {
                     self.raise(out);
                 } else if wake == Wake::V1Threshold {
-                    out.push(self.identify());
+                    out.push(Effect::Identify);
                 }
                 out.push(Effect::Look);
             }
@@ -781,16 +781,19 @@ impl Machine {
         let before = self.reached;
         self.reached = before.max(looked.level);
         if looked.level == Level::Low {
-            self.reached = Level::Low;
-            if before > Level::Low {
-                out.push(Effect::RiseOver);
-            }
+            self.end_rise(out);
         } else if self.traits.tells && self.reached > before {
             match self.reached {
                 Level::Low | Level::Cache => {}
                 Level::Warning => out.push(Effect::Tell(Notice::Warning)),
                 Level::LastCall => out.push(Effect::Tell(Notice::LastCall)),
             }
+        }
+    }
+
+    fn end_rise(&mut self, out: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.reached) > Level::Low {
+            out.push(Effect::RiseOver);
         }
     }
 
@@ -869,6 +872,9 @@ impl Machine {
                 self.move_to(if low { Step::Warning } else { Step::Threshold }, out);
             }
             _ => {}
+        }
+        if looked.level == Level::Low || looked.below_warning {
+            self.end_rise(out);
         }
     }
 
@@ -1103,6 +1109,23 @@ mod tests {
     }
 
     #[test]
+    fn a_recovery_in_mid_episode_ends_the_rise_as_well() {
+        for traits in [TELLS, Traits { tripwire: false, ..TELLS }] {
+            let mut b = Bench::new(traits);
+            let wake = if traits.tripwire { Wake::High } else { Wake::V1Threshold };
+            b.wake(wake);
+            b.look(CALLED);
+            b.wake(wake);
+            b.look(OVER);
+            b.give(Input::Decided(Decision::HoldForNow));
+            b.timer();
+            assert_eq!(b.look(CALM).last(), Some(&Effect::RiseOver));
+            assert!(b.wake(wake).contains(&Effect::Identify));
+            assert_eq!(b.look(WARNED), [Effect::Tell(Notice::Warning)]);
+        }
+    }
+
+    #[test]
     fn page_cache_that_fills_a_container_is_told_to_nobody() {
         let mut b = Bench::new(TELLS);
         b.wake(Wake::High);
@@ -1117,17 +1140,16 @@ mod tests {
     fn on_v1_each_crossing_is_a_look_and_each_level_is_told_once() {
         let mut b = Bench::new(Traits { tripwire: false, psi: false, ..TELLS });
         let up = |b: &mut Bench, looked| {
-            let effects = b.wake(Wake::V1Threshold);
-            assert_eq!(effects.last(), Some(&Effect::Look));
-            (effects[0], b.look(looked))
+            assert_eq!(b.wake(Wake::V1Threshold), [Effect::Identify, Effect::Look]);
+            b.look(looked)
         };
-        assert_eq!(up(&mut b, WARNED), (Effect::Identify, vec![Effect::Tell(Notice::Warning)]));
-        assert_eq!(up(&mut b, CALLED), (Effect::IdentifyNew, vec![Effect::Tell(Notice::LastCall)]));
-        assert_eq!(up(&mut b, WARNED), (Effect::IdentifyNew, vec![]), "on its way down");
-        assert_eq!(up(&mut b, CALLED), (Effect::IdentifyNew, vec![]));
+        assert_eq!(up(&mut b, WARNED), [Effect::Tell(Notice::Warning)]);
+        assert_eq!(up(&mut b, CALLED), [Effect::Tell(Notice::LastCall)]);
+        assert_eq!(up(&mut b, WARNED), [], "on its way down");
+        assert_eq!(up(&mut b, CALLED), []);
         let low = Looked { level: Level::Low, below_warning: false, ..WARNED };
-        assert_eq!(up(&mut b, low), (Effect::IdentifyNew, vec![Effect::RiseOver]));
-        assert_eq!(up(&mut b, WARNED), (Effect::Identify, vec![Effect::Tell(Notice::Warning)]));
+        assert_eq!(up(&mut b, low), [Effect::RiseOver]);
+        assert_eq!(up(&mut b, WARNED), [Effect::Tell(Notice::Warning)]);
     }
 
     #[test]

@@ -450,6 +450,7 @@ fn without_messages_nobody_is_told() {
     let mut kernel = Kernel::start(&python, &container, "/home/ada/off.ipynb", &code);
     assert_eq!(kernel.run(), Vec::<String>::new());
     let incident = house.record("a kill", |incident| incident.kind == Kind::Kill);
+    println!("{:?}", incident.timings);
     assert_eq!(incident.message, "skipped: off");
     assert!(daemon.stop().success());
 }

@@ -17,6 +17,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::files;
+use crate::config::Config;
 use draw::Theme;
 use source::Source;
 use state::State;
@@ -52,8 +53,7 @@ pub fn run(config: &Path, args: &TopArgs, out: &mut dyn Write) -> Outcome {
         ));
     }
     let theme = Theme { colour: set("NO_COLOR").is_none() };
-    let source = Source::start(config).map_err(|e| Failure::wrong(format!("a thread: {e}")))?;
-    live(source, theme)
+    live(config, theme)
 }
 
 /// The columns of the terminal, or what `COLUMNS` says.
@@ -64,14 +64,16 @@ fn width() -> u16 {
     columns.unwrap_or(WIDTH).clamp(draw::MIN.0, 1000)
 }
 
-fn live(source: Source, theme: Theme) -> Outcome {
+fn live(config: Config, theme: Theme) -> Outcome {
     let words = |e: nix::errno::Errno| Failure::wrong(format!("signals: {}", e.desc()));
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
         signals.add(signal);
     }
-    // Noticed by the loop, so that the terminal is given back before they take effect.
+    // Noticed by the loop, so that the terminal is given back before they take effect. Before the
+    // thread starts, which would take them otherwise, and die of them.
     signals.thread_block().map_err(words)?;
+    let source = Source::start(config).map_err(|e| Failure::wrong(format!("a thread: {e}")))?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let fd = SignalFd::with_flags(&signals, flags).map_err(words)?;
     // Its panic hook gives the terminal back as well.
@@ -240,7 +242,7 @@ mod tests {
             assert!(text.contains(words), "{words} in:\n{text}");
         }
         let bar = text.lines().find(|line| line.contains("c2 ")).unwrap();
-        assert!(bar.contains("###...") && bar.contains(".|."), "{bar}");
+        assert!(bar.contains("###...") && bar.contains("..| "), "{bar}");
         assert!(!text.contains("NOT GUARDED"), "{text}");
     }
 

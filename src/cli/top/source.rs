@@ -171,7 +171,7 @@ fn read_host(config: &Config, why: String) -> Result<Snapshot, String> {
     Ok(Snapshot { survey, incidents: newest(&config.record.path), unguarded: Some(why) })
 }
 
-fn newest(record: &std::path::Path) -> Vec<Incident> {
+fn newest(record: &Path) -> Vec<Incident> {
     let mut all = incidents::recorded(record).unwrap_or_default();
     all.reverse();
     all.truncate(INCIDENTS);
