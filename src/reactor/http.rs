@@ -3,16 +3,17 @@
 //! records) comes with a later turn, and what the other end does not take is written when it does.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, SystemTime};
 
 use ::log::{debug, warn};
 use mio::event::Event;
 use mio::{Events, Interest};
-use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::Reactor;
+use super::client::{Client, Standing, Step, Wish};
 use super::counters::Trouble;
 use super::door::{self, Door, Listener};
 use super::helper::{Client as Ticket, Question};
@@ -23,16 +24,12 @@ use crate::host::procs;
 use crate::observe::answer::{self, JSON, Status};
 use crate::observe::metrics::{self, Format};
 use crate::observe::{api, page, tail};
-use crate::parse::http::{HEAD_MAX, Method, Refusal, Request, host_name, request};
+use crate::parse::http::{Method, Refusal, Request, host_name, request};
 use crate::policy::episode::WINDOW;
 use crate::runtime::jupyter;
 use crate::sys;
 use crate::units::Moment;
 
-/// From the moment somebody is let in until he has his answer.
-const CLIENT_TIME: Duration = Duration::from_secs(5);
-/// So long before that he is answered with what there is.
-const ANSWER_BEFORE: Duration = Duration::from_secs(1);
 /// Clients of each door: those of containers cannot take the host's places. A browser opens six
 /// connections at once.
 const CLIENTS: [(Door, usize); 3] = [(Door::Host, 4), (Door::Notebook, 6), (Door::Tcp, 6)];
@@ -45,10 +42,6 @@ const ACCEPTS_AT_ONCE: usize = 16;
 /// Let in of one door in one second, unless it is the one that only root may open. Above this the
 /// door is shut until the second is over.
 const ACCEPTS_A_SECOND: u32 = 200;
-/// What is read of a request that was refused, so that its sender reads why: closing with bytes
-/// unread would take the answer away from him.
-const LINGER_MAX: usize = 64 << 10;
-
 /// The interface as it stands.
 #[derive(Default)]
 pub(super) struct Http {
@@ -72,50 +65,10 @@ struct Open {
     shut: bool,
 }
 
-struct Client {
-    ticket: Ticket,
-    door: Door,
-    /// On the containers' door: whose process it is. `None` there: nobody's that is watched.
-    whose: Whose,
-    stream: File,
-    since: Moment,
-    standing: Standing,
-}
-
-enum Standing {
-    Reading(Vec<u8>),
-    /// For a survey or for the records.
-    Waiting {
-        wish: Wish,
-        with_body: bool,
-    },
-    Writing {
-        bytes: Vec<u8>,
-        at: usize,
-        linger: bool,
-    },
-    /// Answered; so many bytes more are read and thrown away.
-    Lingering(usize),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wish {
-    Containers,
-    Notebooks,
-    Metrics(Format),
-    Incidents,
-}
-
 /// What comes of a request.
 enum Served {
     Now(Status, &'static str, Vec<u8>),
     Later(Wish),
-}
-
-enum Step {
-    Stay,
-    Go,
-    Gone,
 }
 
 impl Http {
@@ -156,78 +109,6 @@ impl Http {
         let globs = self.settings.iter().flat_map(|http| &http.hosts);
         own || matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]")
             || globs.into_iter().any(|glob| glob.matches(&name))
-    }
-}
-
-impl Client {
-    fn deadline(&self) -> Moment {
-        let end = self.since.plus(CLIENT_TIME);
-        match self.standing {
-            Standing::Waiting { wish, .. } if wish != Wish::Incidents => {
-                self.since.plus(CLIENT_TIME - ANSWER_BEFORE)
-            }
-            _ => end,
-        }
-    }
-
-    fn is_reading(&self) -> bool {
-        matches!(self.standing, Standing::Reading(_))
-    }
-
-    /// Writes until the other end takes no more.
-    fn write(&mut self) -> Step {
-        let Standing::Writing { bytes, at, linger } = &mut self.standing else { return Step::Stay };
-        while *at < bytes.len() {
-            match self.stream.write(&bytes[*at..]) {
-                Ok(0) => return Step::Gone,
-                Ok(wrote) => *at += wrote,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Stay,
-                Err(_) => return Step::Gone,
-            }
-        }
-        if !*linger {
-            return Step::Gone;
-        }
-        if shutdown(self.stream.as_raw_fd(), Shutdown::Write).is_err() {
-            return Step::Gone;
-        }
-        self.standing = Standing::Lingering(LINGER_MAX);
-        Step::Go
-    }
-
-    fn linger(&mut self) -> Step {
-        let mut waste = [0; 2048];
-        loop {
-            let Standing::Lingering(left) = &mut self.standing else { return Step::Stay };
-            match self.stream.read(&mut waste) {
-                Ok(0) => return Step::Gone,
-                Ok(read) if read >= *left => return Step::Gone,
-                Ok(read) => *left -= read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Stay,
-                Err(_) => return Step::Gone,
-            }
-        }
-    }
-
-    /// Reads some more of the head. `Go`: there is something new in it.
-    fn read(&mut self) -> Step {
-        let Standing::Reading(head) = &mut self.standing else { return Step::Stay };
-        let mut some = [0; 1024];
-        let room = (HEAD_MAX + 1).saturating_sub(head.len()).min(some.len());
-        loop {
-            match self.stream.read(&mut some[..room]) {
-                Ok(0) => return Step::Gone,
-                Ok(read) => {
-                    head.extend_from_slice(&some[..read]);
-                    return Step::Go;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Stay,
-                Err(_) => return Step::Gone,
-            }
-        }
     }
 }
 
