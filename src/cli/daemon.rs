@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -108,7 +109,27 @@ fn say(to: &mut dyn Write, text: &str) -> Exit {
     }
 }
 
+/// The allocator's cache of each thread holds on to small blocks all over the heap, so that what a
+/// survey used could not be given back: 70 KiB in it, and 200 KiB of pages that it kept (seen with
+/// glibc 2.36 and 110 containers). glibc reads this before `main` and from nowhere else.
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
+
+/// Starts itself once more, as the same process, where nobody has set the allocator up. What does
+/// not work out costs memory and nothing else.
+fn without_caches() {
+    let (name, value) = TUNABLES;
+    if std::env::var_os(name).is_none()
+        && let Ok(own) = std::env::current_exe()
+    {
+        let mut words = std::env::args_os();
+        let first = words.next().unwrap_or_default();
+        let _ = std::process::Command::new(own).arg0(first).args(words).env(name, value).exec();
+    }
+}
+
 fn guard(config: PathBuf, dry_run: bool, only: Option<PathBuf>) -> Exit {
+    #[cfg(target_env = "gnu")]
+    without_caches();
     match reactor::run(&Options { config, dry_run, tool: tool(), only }) {
         Ok(()) => Exit::Ok,
         Err(error) => fail(exit_of(&error), &error),
