@@ -20,15 +20,18 @@
 //!     Rank      host::procs → policy::tree → policy::rank → policy::decide (who, or why nobody)
 //!     Ask       the helper thread, with a deadline
 //!     Kill      looks again, then act::kill: pidfds, start times, signals
+//!     Tell      reactor::message → act::message: a line into the notebook's own standard error
 //!     Sweep     reactor::ending: children forked meanwhile, until everybody is dead
 //!     Tripwire  act::tripwire: memory.high at the warning step, at the threshold, or lifted
 //!     Report    reactor::record → report, policy::explain → observe, on the writer thread
 //! ```
 //!
-//! A container is at one of two steps. At the *warning* step `memory.high` stands at 80 % of the
+//! A container is at one of three steps. At the *warning* step `memory.high` stands at 80 % of the
 //! limit: crossing it costs nobody anything, and the guard reads who is who while reading is
-//! cheap. It then stands at the *threshold*, 90 %: crossing that opens an episode, in which a
-//! notebook ends, or nobody does, for a reason with a name. The PSI trigger is the second witness.
+//! cheap. At the *last call*, 85 %, the notebook that would end is told so while it can still be
+//! shown; without messages there is no such step. At the *threshold*, 90 %, crossing opens an
+//! episode, in which a notebook ends, or nobody does, for a reason with a name. The PSI trigger is
+//! the second witness.
 //!
 //! A module knows those of a lower rank, and those of its own, except in rank 3. `tests/it/layers.rs`
 //! fails on an edge upwards.

@@ -52,7 +52,8 @@ pub struct Incident {
     pub freed: Option<Bytes>,
     /// `oom_kill` of the container while the episode ran.
     pub kernel_oom_kills: u64,
-    /// Whether the notebook was told: `written`, or `skipped: …` with the reason.
+    /// Whether the notebook was told: `written: cell`, `written: log`, or `skipped: …` with the
+    /// reason (`act::message::Skip`).
     pub message: String,
     /// What the victim was running, innermost frame first, where it could be had.
     pub stack: Vec<String>,

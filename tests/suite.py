@@ -1,8 +1,8 @@
 """Every test of this tree, one part after the other: tests/run [--quick | --all].
 
-Lints, unit and integration tests, the demo, live tests on this kernel, and the virtual Docker
-host, whose image is built while cargo builds. A part that cannot run here says why and counts as
-skipped; one that hangs is ended and counts as failed. The last line is
+Lints, unit and integration tests, the demo, the status page in Chromium, live tests on this
+kernel, and the virtual Docker host, whose image is built while cargo builds. A part that cannot run
+here says why and counts as skipped; one that hangs is ended and counts as failed. The last line is
 `N passed, N failed, N skipped`; the exit code is 0 only if nothing failed.
 """
 
@@ -43,9 +43,12 @@ TAIL = 60
 # Of the test binary `it`: these run alone, one at a time, on the release binaries.
 ALONE = ("live", "footprint")
 
-# tests/vm/run: it cannot run here. nbguard demo: the same.
+# tests/vm/run and tests/web/run: it cannot run here. nbguard demo: the same.
 VM_CANNOT_RUN = 77
+WEB_CANNOT_RUN = 77
 DEMO_CANNOT_RUN = 4
+# tests/jupyter/run: the same.
+JUPYTER_CANNOT_RUN = 77
 
 
 @dataclasses.dataclass
@@ -304,12 +307,29 @@ def show_failures(done, failed):
 
 def part_python():
     name = "unittests of tests/vm"
-    done = run(name, [sys.executable, "-m", "unittest", "discover", "tests/vm"], 120)
+    return count_unittest(name, run(name, [sys.executable, "-m", "unittest", "discover", "tests/vm"], 120))
+
+
+def part_jupyter():
+    """The wheel in real JupyterLab and Notebook 7, in Chromium, against a real guard as well."""
+    name = "nbguard-jupyter"
+    env = {"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else {}
+    done = run(name, [sys.executable, "tests/jupyter/run"], 1800, env=env)
+    if done.code == JUPYTER_CANNOT_RUN:
+        return Count(skipped=[f"{name}: {' '.join(done.err[-1:])}"])
+    return count_unittest(name, done)
+
+
+def count_unittest(name, done):
     text = "\n".join(done.err)
     ran = re.search(r"^Ran (\d+) tests?", text, re.M)
     bad = re.findall(r"^(?:FAIL|ERROR): (\S+)", text, re.M)
     left = re.search(r"skipped=(\d+)", text)
-    count = Count(failed=bad, skipped=[f"{name}: see the log"] * (int(left[1]) if left else 0))
+    # Told one by one only with -v.
+    why = re.findall(r"^(?:\S+ \()?([^\s()]+)\)? \.\.\. skipped (.*)$", text, re.M)
+    skipped = [f"{name}: {test}: {reason}" for test, reason in why]
+    skipped += [f"{name}: see the log"] * ((int(left[1]) if left else 0) - len(skipped))
+    count = Count(failed=bad, skipped=skipped)
     count.passed = max(0, (int(ran[1]) if ran else 0) - len(bad) - len(count.skipped))
     if done.code != 0 and not bad:
         count.failed.append(done.why(name))
@@ -366,6 +386,46 @@ def part_demo():
         return Count(passed=1)
     show_tail(done)
     return Count(failed=[done.why("nbguard demo")])
+
+
+# Debian's browser, and what drives it.
+BROWSER = ["chromium", "chromium-driver", "python3-selenium"]
+
+
+def part_page():
+    """The status page in a real browser. Each check is a test."""
+    name = "status page"
+    # Debian's Python has Debian's packages; the one that runs this may be another.
+    python = "/usr/bin/python3"
+    have = shutil.which("chromium") and shutil.which("chromedriver") and pathlib.Path(python).exists() \
+        and subprocess.run([python, "-c", "import selenium"], capture_output=True).returncode == 0
+    if not have and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"  installing {' '.join(BROWSER)}")
+        run("apt-get", ["apt-get", "-qq", "update"], 300)
+        run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *BROWSER], 900)
+    if not pathlib.Path(python).exists():
+        return Count(skipped=[f"{name}: there is no {python}"])
+    words = [python, "tests/web/run"]
+    if "binaries" in FOUND:
+        words += ["--binaries", FOUND["binaries"]]
+    done = run(name, words, 900)
+    if done.code == WEB_CANNOT_RUN:
+        return Count(skipped=[f"{name}: " + " ".join(done.err[-1:]).removeprefix("web: SKIPPED: ")])
+    count = Count()
+    for line in done.out:
+        if not line.startswith("{"):
+            continue
+        result = json.loads(line)
+        if "skipped" in result:
+            count.skipped.append(f"{name}: {result['check']}: {result['skipped']}")
+        elif result["pass"]:
+            count.passed += 1
+        else:
+            count.failed.append(f"{name}: {result['check']}: {result['wrong'][:500]}")
+    if done.late or done.code not in (0, 1) or not (count.passed or count.failed):
+        show_tail(done)
+        count.failed.append(done.why("tests/web/run"))
+    return count
 
 
 def start_image():
@@ -434,8 +494,10 @@ def parts(options):
     yield "Prometheus and the journal", part_outside
     if not options.quick:
         yield "guest image", part_image
+    yield "nbguard-jupyter", part_jupyter
     # From here on nothing else runs: these look at the clock.
     yield "nbguard demo", part_demo
+    yield "status page in Chromium", part_page
     for module in ALONE:
         yield f"{module} tests", lambda module=module: part_alone(module)
     if options.quick:

@@ -2,5 +2,7 @@
 //! It decides nothing and reads nothing but what it is about to act on.
 
 pub mod kill;
+pub mod message;
+pub mod orders;
 pub mod state;
 pub mod tripwire;

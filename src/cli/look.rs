@@ -2,9 +2,11 @@
 //! what `ps`, `doctor`, `capture` and `demo` show. It reads; it ends nobody and changes nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::act;
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
 use crate::cli::{out, restore};
@@ -14,9 +16,10 @@ use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
 use crate::parse;
-use crate::policy::decide::{self, By, Case, Exclusion, Gate, Kill, Scale, Screen, Verdict};
+use crate::policy::decide::{self, By, Case, Exclusion, Gate, Kill, Scale, Screen, Verdict, View};
 use crate::policy::explain::{self, Facts};
 use crate::policy::identity::Identities;
+use crate::policy::orders::{Order, Orders, Whom};
 use crate::policy::rank::{self, GroupMemory, Ranking, status_budget};
 use crate::policy::tree::{Context, Forest};
 use crate::report::{ProcessRecord, Row, Unattributed};
@@ -36,6 +39,8 @@ pub struct World {
     pub host: HostMemory,
     pub sources: Sources,
     state: StateFile,
+    /// What was ordered by command. Without the right to read it nothing is known of it.
+    pub orders: Orders,
     buffer: Buffer,
 }
 
@@ -57,6 +62,12 @@ pub struct Look {
     pub tripwire: Option<Limit>,
     /// The container is short of memory now.
     pub short: bool,
+    /// `nbguard pause`, and by whom.
+    pub paused: bool,
+    pub paused_by: Option<String>,
+    /// The whole container is; by whom, where it was by command.
+    pub protected: bool,
+    pub protected_by: Option<String>,
     pub rows: Vec<Row>,
     pub servers: Vec<ProcessRecord>,
     pub unattributed: Unattributed,
@@ -94,7 +105,9 @@ impl World {
         let state = roots.path(&config.guard.state_dir).join(restore::STATE_FILE);
         let state = StateFile::read(&state);
         let state = state.unwrap_or_default();
-        Ok(World { roots, hierarchies, host, sources, state, buffer })
+        let orders = roots.path(&config.guard.state_dir).join(act::orders::FILE);
+        let orders = act::orders::read(&orders, &boot(&roots)).unwrap_or_default();
+        Ok(World { roots, hierarchies, host, sources, state, orders, buffer })
     }
 
     /// The containers of this host, but a pod's own (`pause`).
@@ -130,7 +143,10 @@ impl World {
         let noted = self.noted(&found.id, group.id().0).cloned();
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
         let seen = self.see(&group, container, &figures)?;
-        let judged = self.judge(seen, &container.name, &figures, &settings, &protection, scale);
+        let judged = self.judge(seen, found, container, &figures, &settings, &protection, scale);
+        let wall = wall_now();
+        let paused = self.orders.pause(Some(&found.id), wall).map(Order::origin);
+        let protected = self.orders.protection(&found.id, wall).map(Order::origin);
         let path = found.path.to_string_lossy();
         let skipped = config.guard.skip_cgroups.iter().any(|glob| glob.matches_path(&path));
         let (mode, mode_reason) = if skipped {
@@ -150,6 +166,10 @@ impl World {
             threshold: judged.threshold,
             tripwire: noted.map(|_| figures.high),
             short: judged.short,
+            protected: protection.whole.is_some() || protected.is_some(),
+            protected_by: protected,
+            paused: paused.is_some(),
+            paused_by: paused,
             rows: judged.rows,
             servers: judged.servers,
             unattributed: judged.unattributed,
@@ -200,16 +220,21 @@ impl World {
     fn judge(
         &mut self,
         mut seen: Seen,
-        name: &str,
+        found: &Found,
+        container: &Container,
         figures: &Figures,
         settings: &Settings,
         protection: &Protection,
         scale: Scale,
     ) -> Judged {
+        let wall = wall_now();
+        let ordered = |view: &View<'_>| self.orders.protects(&found.id, &Whom::from(view), wall);
         let mut screen = Screen::default();
         screen.sift(&seen.forest, &seen.ids, |view| {
-            let by = protection.of(view.notebook, view.kernel_id, view.workload.uid)?;
-            Some(excluded_by(by, protection, view.workload.uid))
+            match protection.of(view.notebook, view.kernel_id, view.workload.uid) {
+                Some(by) => Some(excluded_by(by, protection, view.workload.uid)),
+                None => ordered(view).map(|_| Exclusion::ProtectedByCommand),
+            }
         });
         let mut ranking = Ranking::default();
         let budget = status_budget(seen.procs.len()).max(seen.procs.len());
@@ -220,6 +245,7 @@ impl World {
         // The question is who would end *if* it were short: the gate is taken as open.
         let measure = actual.measure().copied();
         let open = measure.map_or(Gate::NeedSum, |m| Gate::Passed { by: by(settings), measure: m });
+        let paused = self.orders.pause(Some(&found.id), wall).is_some();
         let mut verdict = Verdict::NeedPss;
         for round in 0..ROUNDS_MAX {
             let late = round + 1 == ROUNDS_MAX;
@@ -230,7 +256,7 @@ impl World {
                 scale,
                 gate: &open,
                 baseline: None,
-                paused: false,
+                paused,
                 late,
             };
             verdict = screen.decide(&case, &mut ranking);
@@ -243,12 +269,22 @@ impl World {
             }
             ranking.learn(&seen.procs);
         }
-        let rows = rows(&seen, &screen, &ranking, &verdict);
+        let mut rows = rows(&seen, &screen, &ranking, &verdict);
+        for workload in seen.forest.workloads() {
+            let order =
+                self.orders.protects(&found.id, &Whom::from(&View::of(workload, &seen.ids)), wall);
+            let row = rows.iter_mut().find(|row| row.pid == workload.root.pid);
+            if let (Some(order), Some(row)) = (order, row)
+                && row.eligible == Exclusion::ProtectedByCommand.as_str()
+            {
+                row.because += &format!(", {}", order.origin());
+            }
+        }
         let in_no_workload = figures.unreclaimable().less(ranking.sum().middle());
         let threshold = scale.step(settings.threshold, settings.gate, in_no_workload);
         let facts = Facts {
             domain: "container",
-            container: Some(name),
+            container: Some(&container.name),
             total: scale.total,
             usage: figures.usage,
             unreclaimable: figures.unreclaimable(),
@@ -329,6 +365,17 @@ fn excluded_by(_: crate::config::By, protection: &Protection, uid: u32) -> Exclu
     } else {
         Exclusion::ProtectedNotebook
     }
+}
+
+/// Seconds since 1970.
+pub fn wall_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+fn boot(roots: &Roots) -> String {
+    let text = std::fs::read_to_string(roots.path("/proc/sys/kernel/random/boot_id"));
+    text.unwrap_or_default().trim().to_owned()
 }
 
 /// How a container is watched, or would be, and why not better.

@@ -1,8 +1,9 @@
 //! The command `nbguard`: every option defined once, here; each command in a file of its own.
-//! Commands print and return how they ended. None of them needs the daemon.
+//! Commands print and return how they ended. Only those that command the daemon need it.
 
 pub mod capture;
 pub mod check;
+pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod doc;
@@ -15,6 +16,7 @@ pub mod out;
 pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
+pub mod top;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -87,14 +89,59 @@ touches nothing but the cgroup and the folder that it makes for itself.")]
   nbguard ps --json | jq '.containers[] | {name, would}'")]
     Ps(ps::PsArgs),
 
+    /// The same, live: containers, notebooks, pressure, incidents
+    #[command(after_help = "Examples:
+  nbguard top
+  nbguard top --once
+
+Keys: j k or arrows choose, Enter follows one, / filters, s sorts, i shows incidents, space holds
+the picture, ? helps, q quits.")]
+    Top(top::TopArgs),
+
     /// What was ended, what was held, and why
     #[command(after_help = "Examples:
   nbguard incidents
   nbguard incidents --last 5
+  nbguard incidents --since 2h --container lab --kind kill,kernel-oom
   nbguard incidents last
   nbguard incidents 3fa85f64
   nbguard incidents --follow --json | jq .sentence")]
     Incidents(incidents::IncidentsArgs),
+
+    /// Watch and record, but end nobody: everywhere, or in one container
+    #[command(after_help = "Examples:
+  sudo nbguard pause --for 30m
+  sudo nbguard pause lab
+
+A pause is kept over a restart of the daemon. While it lasts the tripwire of a container that
+runs short is lifted, so that it is not slowed down for nothing: the kernel's OOM killer is then
+the only one left to act.")]
+    Pause(control::PauseArgs),
+
+    /// End a pause
+    #[command(after_help = "Examples:
+  sudo nbguard resume
+  sudo nbguard resume lab")]
+    Resume(control::ResumeArgs),
+
+    /// Never end this container, or this notebook
+    #[command(after_help = "Examples:
+  sudo nbguard protect thesis.ipynb --for 2h
+  sudo nbguard protect lab:work/thesis.ipynb
+  sudo nbguard protect 4242
+  sudo nbguard protect lab
+  sudo nbguard protect --list
+
+A notebook stays protected when its kernel is restarted: by its path in this container and under
+this user, or by its kernel's id where it has no path. Protections end with their container, and
+are kept over a restart of the daemon.")]
+    Protect(control::ProtectArgs),
+
+    /// Take a protection back
+    #[command(after_help = "Examples:
+  sudo nbguard unprotect thesis.ipynb
+  sudo nbguard unprotect lab")]
+    Unprotect(control::UnprotectArgs),
 
     /// Write what the guard sees of this host into a directory, for a bug report
     #[command(after_help = "Examples:
@@ -179,7 +226,12 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Doc(args) => doc::run(&args, out),
         Command::Doctor(args) => doctor::run(config, &args, out),
         Command::Ps(args) => ps::run(config, &args, out),
+        Command::Top(args) => top::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
+        Command::Pause(args) => control::pause(config, &args, out),
+        Command::Resume(args) => control::resume(config, &args, out),
+        Command::Protect(args) => control::protect(config, &args, out),
+        Command::Unprotect(args) => control::unprotect(config, &args, out),
         Command::Capture(args) => capture::run(config, &args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),

@@ -98,7 +98,6 @@ impl Paint {
         Paint { on: std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb }
     }
 
-    #[cfg(test)]
     pub fn plain() -> Paint {
         Paint { on: false }
     }

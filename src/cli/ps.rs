@@ -13,6 +13,7 @@ use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
 use crate::cli::{files, incidents};
 use crate::host::container::{Container, short_id};
 use crate::host::discover::Found;
+use crate::policy::orders::Order;
 use crate::roots::Roots;
 
 #[derive(Args, Debug)]
@@ -65,7 +66,8 @@ pub fn run(config: &Path, args: &PsArgs, out: &mut dyn Write) -> Outcome {
         });
         writeln!(out, "{}", out::json(&report))?;
     } else {
-        tell(daemon, args.root.as_deref(), &looks, out)?;
+        let all = world.orders.pause(None, look::wall_now()).map(Order::origin);
+        tell(daemon, args.root.as_deref(), all.as_deref(), &looks, out)?;
     }
     for error in &unread {
         let _ = writeln!(io::stderr(), "nbguard: {}, skipped", safe(error, LINE_MAX));
@@ -82,12 +84,17 @@ pub fn is_asked(asked: Option<&str>, found: &Found, container: &Container) -> bo
 fn tell(
     daemon: Option<i32>,
     root: Option<&Path>,
+    paused: Option<&str>,
     looks: &[Look],
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let paint = Paint::for_stdout();
     if daemon.is_none() && root.is_none() {
         writeln!(out, "{}\n", paint.yellow("nbguardd is not running: nothing is guarded now"))?;
+    }
+    if let Some(origin) = paused {
+        let text = format!("the guard is paused, {origin}: nobody is ended");
+        writeln!(out, "{}\n", paint.yellow(&text))?;
     }
     if root.is_none() && !is_root() {
         let text = "you are not root: what cannot be read is missing below";
@@ -126,6 +133,11 @@ fn details(look: &Look, paint: Paint, out: &mut dyn Write) -> Result<(), Failure
     let short = if look.short { paint.red("  SHORT OF MEMORY") } else { String::new() };
     let name = paint.bold(&safe(&look.name, CELL_MAX));
     writeln!(out, "{name}: {} ({}){short}", look.mode, look.mode_reason)?;
+    for (what, by) in [("paused", &look.paused_by), ("protected", &look.protected_by)] {
+        if let Some(by) = by {
+            writeln!(out, "  {}", paint.yellow(&format!("{what} {by}")))?;
+        }
+    }
     if !look.rows.is_empty() {
         let rows: Vec<Vec<String>> = look.rows.iter().map(incidents::cells).collect();
         write!(out, "{}", indented(&out::table(&incidents::RANKING, &rows)))?;

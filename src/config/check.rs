@@ -7,7 +7,7 @@ use super::error::{Fault, Severity};
 use super::keys::Section;
 use super::quantity::{duration_text, share_text};
 use super::read::{Place, Places};
-use super::rules::{Overlay, below};
+use super::rules::{Overlay, below, between};
 use super::{Config, Settings, Signal};
 
 /// Something wrong, and where.
@@ -62,10 +62,15 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn findings(&self) -> Vec<Finding> {
-        [self.warning_below_threshold(), self.backoff_below_its_end(), self.grace_without_effect()]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            self.warning_below_threshold(),
+            self.last_call_between(),
+            self.backoff_below_its_end(),
+            self.grace_without_effect(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn warning_below_threshold(&self) -> Option<Finding> {
@@ -83,6 +88,31 @@ impl Table<'_> {
             None => format!("set `warning` too, for example to {:?}", share_text(below(threshold))),
         };
         self.contradiction(["warning", "threshold"], message, hint)
+    }
+
+    /// Only where it is set: the default moves to where there is room.
+    fn last_call_between(&self) -> Option<Finding> {
+        let Settings { warning, threshold, .. } = self.settings;
+        let last_call = self.settings.last_call?;
+        self.place("last_call")?;
+        let (other, word, end) = if last_call <= warning {
+            ("warning", "above", warning)
+        } else if last_call >= threshold {
+            ("threshold", "below", threshold)
+        } else {
+            return None;
+        };
+        if warning >= threshold {
+            return None;
+        }
+        let message = format!(
+            "`last_call` ({}) must be {word} `{other}` ({})",
+            share_text(last_call),
+            share_text(end)
+        );
+        let fits = share_text(between(warning, threshold));
+        let hint = format!("for example {fits:?}, or \"off\"");
+        self.contradiction(["last_call", other], message, hint)
     }
 
     fn backoff_below_its_end(&self) -> Option<Finding> {

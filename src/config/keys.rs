@@ -101,9 +101,10 @@ impl Section {
                  watched, shown and reported."
             }
             Section::Message => {
-                "What a notebook is told, in the output of its running cell. {notebook}, \
-                 {container}, {memory}, {share}, {usage}, {total}, {threshold} and {warning} stand \
-                 for the figures of that moment; an empty text says nothing."
+                "What a notebook is told, in the output of its running cell, in any language. \
+                 {notebook} (its path), {container}, {memory} (what it holds), {usage}, {total}, \
+                 {share} (usage of total), {warning} and {threshold} stand for the figures of that \
+                 moment; {{ is a brace. An empty text says nothing."
             }
             Section::Http => {
                 "Metrics, the status page and the figures as JSON. Read-only, and answered by the \
@@ -313,9 +314,10 @@ pub static KEYS: &[Key] = &[
         name: "warning",
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
-nbguard: {container} is at {share} of its {total}. This notebook holds the most, \
-{memory}, and is the one that is ended at {threshold}. Save what you need and free \
-memory.""""#,
+nbguard: memory is running out: container {container} uses {usage} of its {total} \
+({share}). This notebook holds the most, {memory}. At {threshold} its kernel will be \
+ended, so that the others can go on. Save your results now and free memory: del what is \
+no longer needed, or restart this kernel.""""#,
         doc: "At the warning step, to the notebook that holds the most: nothing has happened yet.",
         set: Set::Message(|message, item| put(&mut message.warning, item.free_text())),
     },
@@ -323,22 +325,25 @@ memory.""""#,
         name: "last_call",
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
-nbguard: {container} has almost no memory left ({usage} of {total}). If nothing is \
-freed, this notebook is ended now, because it holds the most: {memory}. The others keep \
-running. To use less: smaller batches or chunks, del what is done with, or ask for a \
-larger limit.""""#,
-        doc: "Just below the threshold, to the notebook that will end there: written while it can \
-              still be shown, so it stands in the notebook as the reason afterwards.",
+nbguard: almost no memory is left: container {container} uses {usage} of its {total} \
+({share}). This notebook holds the most, {memory}, so its kernel is the one that is \
+ended at {threshold}, which may be in a moment. If the kernel has died after this line, \
+this is why: its variables are gone, the notebook's file and the other notebooks are \
+not. To use less, work in smaller chunks, del what is done with, or ask for a larger \
+limit.""""#,
+        doc: "At the step between warning and threshold, to the notebook that would end: written \
+              while it can still be shown, so it stands in the notebook as the reason afterwards.",
         set: Set::Message(|message, item| put(&mut message.last_call, item.free_text())),
     },
     Key {
         name: "ended",
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
-nbguard: this notebook is ended: {container} is out of memory ({usage} of {total}) and \
-this notebook holds the most, {memory}.""""#,
-        doc: "With the signal that ends it. A notebook that is throttled at that moment does not \
-              get to show it any more.",
+nbguard: the kernel of {notebook} was ended: container {container} was out of memory \
+({usage} of {total}), and this notebook held the most, {memory}. Its variables are gone, \
+its file and the other notebooks are not.""""#,
+        doc: "After the signal, where somebody else than the notebook itself reads its standard \
+              error: the container's log.",
         set: Set::Message(|message, item| put(&mut message.ended, item.free_text())),
     },
     Key {
@@ -429,6 +434,16 @@ this notebook holds the most, {memory}.""""#,
               `threshold`. Crossing it throttles nobody: the guard looks once, reads who is who, \
               and warns the notebook that holds the most.",
         set: Set::Default(|changes, item| some(&mut changes.warning, item.share())),
+    },
+    Key {
+        name: "last_call",
+        kind: Kind::ShareOrOff(Share::percent(5), Share::percent(98)),
+        default: "\"85%\"",
+        doc: "A step between `warning` and `threshold`: who would end is told so once more. The \
+              text takes some 0.3 s to be shown, and from 3% below the threshold on a notebook may \
+              end at once, so keep some distance. Where the other two leave no room for it, it \
+              moves between them. Without messages there is no such step.",
+        set: Set::Default(|changes, item| some(&mut changes.last_call, item.share_or_off())),
     },
     Key {
         name: "threshold",
@@ -533,7 +548,7 @@ this notebook holds the most, {memory}.""""#,
         name: "message",
         kind: Kind::Bool,
         default: "true",
-        doc: "Tell notebooks about it, as [message] says.",
+        doc: "Tell notebooks when memory runs short, as [message] says.",
         set: Set::Default(|changes, item| some(&mut changes.message, item.boolean())),
     },
     Key {

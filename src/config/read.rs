@@ -430,6 +430,12 @@ mod tests {
             ),
             ("[default]\nwarning = 0.95", "2:11", "default.warning", "must be below", ""),
             ("[[rule]]\nname='a'\nwarning=0.9", "3:9", "rule[0].warning", "must be below", ""),
+            ("[default]\nlast_call = 0.8", "2:13", "default.last_call", "above `warning`", "85%"),
+            ("[default]\nlast_call = '95%'", "2:13", "default.last_call", "below `thresh", "off"),
+            ("[default]\nlast_call = 'of'", "2:13", "default.last_call", "is no share", "\"off\""),
+            ("[message]\nended = '{memroy}'", "2:9", "message.ended", "\"{memroy}\"", "{memory}"),
+            ("[message]\nended = '{}'", "2:9", "message.ended", "stands for nothing", "{share}"),
+            ("[message]\nended = \"a\\nb\"", "2:9", "message.ended", "line breaks", ""),
             ("[default]\nbackoff = '10m'", "2:11", "default.backoff", "`backoff_max` (5m)", ""),
             // TOML.
             ("[default]\nthreshold = 90%", "2:13", "", "must be quoted", "threshold = \"90%\""),

@@ -98,6 +98,7 @@ macro_rules! changes {
 
 changes! {
     warning: Share,
+    last_call: Option<Share>,
     threshold: Share,
     trigger: Trigger,
     policy: Policy,
@@ -158,11 +159,17 @@ impl Config {
     ///
     /// Each place was checked against the defaults when it was read, but two rules that both
     /// match can still contradict each other. Then the values that end notebooks hold and the
-    /// others give way: the warning moves below the threshold, `backoff_max` up to `backoff`.
+    /// others give way: the warning moves below the threshold, the last call between the two,
+    /// `backoff_max` up to `backoff`.
     pub fn settings_for(&self, facts: &ContainerFacts) -> Settings {
         let mut settings = self.with_rules(facts);
         if settings.warning >= settings.threshold {
             settings.warning = below(settings.threshold);
+        }
+        if let Some(last_call) = &mut settings.last_call
+            && !(settings.warning < *last_call && *last_call < settings.threshold)
+        {
+            *last_call = between(settings.warning, settings.threshold);
         }
         settings.backoff_max = settings.backoff_max.max(settings.backoff);
         settings.protect |= self.marked_whole(facts).is_some();
@@ -190,6 +197,11 @@ impl Config {
         }
         overlay.finish()
     }
+}
+
+/// A last call that fits.
+pub(super) fn between(warning: Share, threshold: Share) -> Share {
+    Share(warning.0.midpoint(threshold.0))
 }
 
 /// A warning for this threshold: as far below it as by default (80 % for 90 %), in whole percent.

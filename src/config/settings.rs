@@ -104,6 +104,8 @@ pub struct HookSettings {
 pub struct Settings {
     /// First step of the tripwire: look, read identities, warn. A share of the total.
     pub warning: Share,
+    /// Between the two: who would end is told so while it can still be shown. `None`: no such step.
+    pub last_call: Option<Share>,
     /// Second step: an episode opens. A share of the total.
     pub threshold: Share,
     /// The second witness.
@@ -186,6 +188,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             warning: Share::percent(80),
+            last_call: Some(Share::percent(85)),
             threshold: Share::percent(90),
             trigger: default_trigger(),
             policy: Policy::Largest,
@@ -256,17 +259,24 @@ impl Default for Protect {
 impl Default for MessageSettings {
     fn default() -> MessageSettings {
         MessageSettings {
-            warning: "nbguard: {container} is at {share} of its {total}. This notebook holds \
-                the most, {memory}, and is the one that is ended at {threshold}. Save \
-                what you need and free memory."
+            warning: "nbguard: memory is running out: container {container} uses {usage} of \
+                its {total} ({share}). This notebook holds the most, {memory}. At \
+                {threshold} its kernel will be ended, so that the others can go on. \
+                Save your results now and free memory: del what is no longer needed, \
+                or restart this kernel."
                 .to_owned(),
-            last_call: "nbguard: {container} has almost no memory left ({usage} of {total}). \
-                If nothing is freed, this notebook is ended now, because it holds the \
-                most: {memory}. The others keep running. To use less: smaller batches \
-                or chunks, del what is done with, or ask for a larger limit."
+            last_call: "nbguard: almost no memory is left: container {container} uses {usage} \
+                of its {total} ({share}). This notebook holds the most, {memory}, so \
+                its kernel is the one that is ended at {threshold}, which may be in a \
+                moment. If the kernel has died after this line, this is why: its \
+                variables are gone, the notebook's file and the other notebooks are \
+                not. To use less, work in smaller chunks, del what is done with, or \
+                ask for a larger limit."
                 .to_owned(),
-            ended: "nbguard: this notebook is ended: {container} is out of memory ({usage} \
-                of {total}) and this notebook holds the most, {memory}."
+            ended: "nbguard: the kernel of {notebook} was ended: container {container} was \
+                out of memory ({usage} of {total}), and this notebook held the most, \
+                {memory}. Its variables are gone, its file and the other notebooks are \
+                not."
                 .to_owned(),
         }
     }

@@ -12,6 +12,7 @@ use super::error::Fault;
 use super::glob::{Glob, LabelGlob};
 use super::quantity::{self as q, Parsed};
 use super::{Amount, Gate, Policy, Scope, Signal};
+use crate::parse::template;
 use crate::report;
 use crate::units::{Bytes, Share, Trigger};
 
@@ -20,6 +21,8 @@ use crate::units::{Bytes, Share, Trigger};
 pub enum Kind {
     Bool,
     Share(Share, Share),
+    /// A share, or `"off"`.
+    ShareOrOff(Share, Share),
     Size(Bytes, Bytes),
     /// A size or a share of at most 100 %, or `"off"`.
     AmountOrOff,
@@ -54,6 +57,7 @@ impl Kind {
         match self {
             Kind::Bool => "true or false, without quotes",
             Kind::Share(..) => "a share such as \"90%\" or 0.9",
+            Kind::ShareOrOff(..) => "a share such as \"85%\", or \"off\"",
             Kind::Size(..) => "a size such as \"512M\"",
             Kind::AmountOrOff => "a size such as \"4G\", a share such as \"50%\", or \"off\"",
             Kind::Duration(..) => "a duration such as \"5s\"",
@@ -83,6 +87,9 @@ impl Kind {
             Kind::Bool => "true or false".to_owned(),
             Kind::Share(min, max) => {
                 format!("{} to {}, or as a fraction", q::share_text(min), q::share_text(max))
+            }
+            Kind::ShareOrOff(min, max) => {
+                format!("\"off\", or {}", Kind::Share(min, max).range())
             }
             Kind::Size(min, max) => {
                 format!("a size, {} to {}", q::size_text(min), q::size_text(max))
@@ -197,7 +204,9 @@ impl<'a> Item<'a> {
     }
 
     pub fn share(self) -> Outcome<Share> {
-        let Kind::Share(min, max) = self.kind else { unreachable!("{WRONG_READER}") };
+        let (Kind::Share(min, max) | Kind::ShareOrOff(min, max)) = self.kind else {
+            unreachable!("{WRONG_READER}")
+        };
         let share = match self.value.get_ref() {
             DeValue::String(text) => q::parse_share(text),
             DeValue::Float(number) => q::parse_share(number.as_str()),
@@ -219,6 +228,13 @@ impl<'a> Item<'a> {
             _ => return Err(self.wrong_type()),
         };
         self.within(self.parsed(size)?, min, max, q::size_text)
+    }
+
+    pub fn share_or_off(self) -> Outcome<Option<Share>> {
+        match self.value.get_ref() {
+            DeValue::String(text) if is_off(text) => Ok(None),
+            _ => self.share().map(Some),
+        }
     }
 
     pub fn amount_or_off(self) -> Outcome<Option<Amount>> {
@@ -317,7 +333,13 @@ impl<'a> Item<'a> {
             text if text.chars().any(char::is_control) => {
                 Err(self.fault("a text without line breaks and control characters is needed"))
             }
-            text => Ok(text.to_owned()),
+            text => match template::unknown(text) {
+                Some(name) => {
+                    let told = format!("{:?} stands for nothing", format!("{{{}}}", q::clip(name)));
+                    Err(vec![Fault::new(self.value.span(), told).hint(placeholder_meant(name))])
+                }
+                None => Ok(text.to_owned()),
+            },
         }
     }
 
@@ -447,6 +469,17 @@ impl<'a> Item<'a> {
 
 fn is_off(text: &str) -> bool {
     text.eq_ignore_ascii_case("off")
+}
+
+/// What the name in braces may have been, or all there are.
+fn placeholder_meant(name: &str) -> String {
+    match super::nearest::nearest(name.trim(), template::NAMES) {
+        Some(name) => format!("did you mean {{{name}}}? A brace itself is written twice"),
+        None => format!(
+            "there are {{{}}}; a brace itself is written twice",
+            template::NAMES.join("}, {")
+        ),
+    }
 }
 
 fn strip_sig(text: &str) -> &str {

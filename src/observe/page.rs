@@ -1,11 +1,6 @@
 //! The status page: three files in the binary, served as they are. What they show they fetch from
 //! the JSON interface themselves.
 
-/// The `Content-Security-Policy` of every part. Names from containers stand on this page: even one
-/// that slipped through as markup could run nothing, and send nothing anywhere.
-pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
-    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 /// A file of the page, by the path it is asked for. The page names the others without a leading
 /// slash, so that it also works behind a proxy that puts something in front.
 pub fn file(path: &str) -> Option<(&'static str, &'static [u8])> {

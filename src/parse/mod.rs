@@ -9,6 +9,7 @@ pub mod host;
 pub mod http;
 pub mod jupyter;
 pub mod process;
+pub mod template;
 
 pub use cgroup::{
     MemoryStat, MemoryStatV1, limit, memory_events, memory_stat, memory_stat_v1, number, pids, psi,

@@ -90,7 +90,17 @@ pub struct Measure {
     pub mark: Bytes,
     /// Where an end suffices: `counted` at or below this.
     pub relief: Bytes,
+    /// What the shares are taken of: the total, and swap where it counts, or what is left for the
+    /// notebooks.
+    pub whole: Bytes,
     pub total: Bytes,
+}
+
+impl Measure {
+    /// Whether what counts has come as near to this share as it must come to the threshold.
+    pub fn reaches(&self, share: Share) -> bool {
+        self.counted >= self.whole.times(share).less(self.total.times(GATE_TOLERANCE))
+    }
 }
 
 /// What made the gate open.
@@ -140,6 +150,18 @@ impl Gate {
 
     pub fn is_passed(&self) -> bool {
         matches!(self, Gate::Passed { .. })
+    }
+
+    /// The same figures as if the threshold had been reached: who would end there?
+    #[must_use]
+    pub fn at_the_threshold(self) -> Gate {
+        match self {
+            Gate::Held { measure, .. } => {
+                let counted = measure.counted.max(measure.mark);
+                Gate::Passed { by: By::Usage, measure: Measure { counted, ..measure } }
+            }
+            other => other,
+        }
     }
 }
 
@@ -191,24 +213,25 @@ fn by_usage(now: &Figures, scale: Scale, threshold: Share) -> (By, Measure) {
     let whole = if with_swap { scale.total.plus(scale.swap) } else { scale.total };
     let counted = now.unreclaimable().plus(if with_swap { swap } else { Bytes::ZERO });
     let by = if with_swap { By::UsageAndSwap } else { By::Usage };
-    (by, measure(now, counted, whole.times(threshold), scale.total))
+    (by, measure(now, counted, whole, threshold, scale.total))
 }
 
 /// The source system's comparison: the sum over the notebooks against the share of what is left
 /// for them.
 fn by_notebooks(now: &Figures, scale: Scale, threshold: Share, sum: Bytes) -> (By, Measure) {
     let in_no_workload = now.unreclaimable().less(sum);
-    let at = scale.total.less(in_no_workload).times(threshold);
-    (By::Notebooks, measure(now, sum, at, scale.total))
+    (By::Notebooks, measure(now, sum, scale.total.less(in_no_workload), threshold, scale.total))
 }
 
-fn measure(now: &Figures, counted: Bytes, threshold: Bytes, total: Bytes) -> Measure {
+fn measure(now: &Figures, counted: Bytes, whole: Bytes, threshold: Share, total: Bytes) -> Measure {
+    let threshold = whole.times(threshold);
     Measure {
         usage: now.usage,
         unreclaimable: now.unreclaimable(),
         counted,
         mark: threshold.less(total.times(GATE_TOLERANCE)),
         relief: threshold.less(total.times(RELIEF)),
+        whole,
         total,
     }
 }
@@ -258,6 +281,7 @@ pub fn host_gate(host: &HostMemory, settings: &Settings) -> Gate {
         counted: host.held(),
         mark: threshold.less(host.total.times(GATE_TOLERANCE)),
         relief: threshold.less(host.total.times(RELIEF)),
+        whole,
         total: host.total,
     };
     if measure.counted >= measure.mark {
@@ -282,7 +306,8 @@ pub enum HoldReason {
     Backoff,
     ContainerProtected,
     DryRun,
-    PolicyOff,
+    /// `nbguard pause`.
+    Paused,
 }
 
 impl HoldReason {
@@ -298,7 +323,7 @@ impl HoldReason {
         HoldReason::Backoff,
         HoldReason::ContainerProtected,
         HoldReason::DryRun,
-        HoldReason::PolicyOff,
+        HoldReason::Paused,
     ];
 
     /// Stable: the record and the metrics carry it.
@@ -315,7 +340,7 @@ impl HoldReason {
             HoldReason::Backoff => "backoff",
             HoldReason::ContainerProtected => "container-protected",
             HoldReason::DryRun => "dry-run",
-            HoldReason::PolicyOff => "policy-off",
+            HoldReason::Paused => "paused",
         }
     }
 
@@ -335,12 +360,14 @@ pub enum Exclusion {
     /// Its path or kernel id is on the list.
     ProtectedNotebook,
     ProtectedUser,
-    /// `nbguard protect`.
-    ProtectedByHand,
+    /// `nbguard protect`, for itself or with its container.
+    ProtectedByCommand,
     /// It was ended a moment ago and came back.
     Backoff,
     /// `dry_run = true` for its container, in a domain of several.
     DryRun,
+    /// `nbguard pause` for its container, in a domain of several.
+    Paused,
     /// Its root is the container's pid 1.
     Init,
     /// The guard runs inside it.
@@ -358,9 +385,10 @@ impl Exclusion {
             Exclusion::ProtectedContainer => "protected-container",
             Exclusion::ProtectedNotebook => "protected-notebook",
             Exclusion::ProtectedUser => "protected-user",
-            Exclusion::ProtectedByHand => "protected-by-hand",
+            Exclusion::ProtectedByCommand => "protected-by-command",
             Exclusion::Backoff => "backoff",
             Exclusion::DryRun => "dry-run",
+            Exclusion::Paused => "paused",
             Exclusion::Init => "init",
             Exclusion::Guard => "guard",
             Exclusion::Ended => "ended",
@@ -636,11 +664,17 @@ impl Screen {
         self.excluded_reason(HoldReason::AllProtected)
     }
 
-    /// Back-off, if that is what stands in the way of anybody; else `otherwise`.
+    /// Back-off or a pause, if that alone is what stands in the way; else `otherwise`.
     fn excluded_reason(&self, otherwise: HoldReason) -> HoldReason {
-        let backoff = self.exclusions.contains(&Some(Exclusion::Backoff));
-        let only = !self.exclusions.iter().flatten().any(|e| *e != Exclusion::Backoff);
-        if backoff && only { HoldReason::Backoff } else { otherwise }
+        let mut exclusions = self.exclusions.iter().flatten();
+        match exclusions.next() {
+            Some(first) if exclusions.all(|other| other == first) => match first {
+                Exclusion::Backoff => HoldReason::Backoff,
+                Exclusion::Paused => HoldReason::Paused,
+                _ => otherwise,
+            },
+            _ => otherwise,
+        }
     }
 
     /// Processes that nobody could place and that are large enough to change the choice.
@@ -709,6 +743,7 @@ impl Screen {
         let largest = ranking.rows().iter().find(|row| !row.competes);
         match largest.and_then(|row| self.exclusion(row.workload)) {
             Some(Exclusion::Backoff) => HoldReason::Backoff,
+            Some(Exclusion::Paused) => HoldReason::Paused,
             _ => HoldReason::MemoryIsProtected,
         }
     }
@@ -790,7 +825,7 @@ impl Screen {
 fn restrain(case: &Case<'_>, verdict: Verdict) -> Verdict {
     let Verdict::Kill(kill) = verdict else { return verdict };
     let reason = if case.paused {
-        HoldReason::PolicyOff
+        HoldReason::Paused
     } else if case.settings.protect {
         HoldReason::ContainerProtected
     } else if case.settings.dry_run {
@@ -890,6 +925,34 @@ mod tests {
 
     fn scale() -> Scale {
         Scale { total: TOTAL, swap: Bytes::ZERO }
+    }
+
+    #[test]
+    fn a_share_is_reached_by_what_counts_and_not_by_cache() {
+        let gate = |unreclaimable, cache, swap| {
+            let figures = figures(unreclaimable, cache);
+            gate(&figures, None, Scale { total: TOTAL, swap }, &settings(), None)
+        };
+        let reaches =
+            |gate: Gate, percent| gate.measure().unwrap().reaches(Share::percent(percent));
+        for (unreclaimable, percent, reached) in
+            [(770, 80, true), (769, 80, false), (820, 85, true), (819, 85, false)]
+        {
+            let gate = gate(mib(unreclaimable), mib(900 - unreclaimable), Bytes::ZERO);
+            assert_eq!(reaches(gate, percent), reached, "{unreclaimable} of {percent} %");
+        }
+        assert!(!reaches(gate(mib(850), Bytes::ZERO, mib(1000)), 80), "the swap is free");
+    }
+
+    #[test]
+    fn at_the_threshold_it_is_asked_whose_end_would_be_enough_there() {
+        let before = gate(&figures(mib(800), Bytes::ZERO), None, scale(), &settings(), None);
+        assert!(!before.is_passed());
+        let then = before.at_the_threshold();
+        let measure = then.measure().unwrap();
+        assert!(then.is_passed() && measure.counted == measure.mark, "{measure:?}");
+        let over = gate(&figures(mib(950), Bytes::ZERO), None, scale(), &settings(), None);
+        assert_eq!(over.at_the_threshold(), over);
     }
 
     fn reason(gate: Gate) -> &'static str {
@@ -1275,8 +1338,8 @@ mod tests {
         let table: [(Change, HoldReason); 4] = [
             (|s| s.settings.dry_run = true, HoldReason::DryRun),
             (|s| s.settings.protect = true, HoldReason::ContainerProtected),
-            (|s| s.paused = true, HoldReason::PolicyOff),
-            (|s| (s.paused, s.settings.dry_run) = (true, true), HoldReason::PolicyOff),
+            (|s| s.paused = true, HoldReason::Paused),
+            (|s| (s.paused, s.settings.dry_run) = (true, true), HoldReason::Paused),
         ];
         for (change, reason) in table {
             let mut scene = Scene::new(80, [60, 700, 50]);
@@ -1392,6 +1455,36 @@ mod tests {
     }
 
     #[test]
+    fn q_what_is_paused_or_protected_in_a_domain_of_several_ends_nobody_there() {
+        fn paused(view: &View<'_>) -> Option<Exclusion> {
+            (view.workload.root.pid == 30).then_some(Exclusion::Paused)
+        }
+        fn protected(view: &View<'_>) -> Option<Exclusion> {
+            (view.workload.root.pid == 30).then_some(Exclusion::ProtectedByCommand)
+        }
+        type Rule = fn(&View<'_>) -> Option<Exclusion>;
+        // The next one ends where that suffices; else it is said in whose way it stands.
+        let table: [(Rule, [u64; 3], Result<u32, HoldReason>); 7] = [
+            (paused, [400, 410, 50], Ok(20)),
+            (paused, [450, 420, 20], Ok(20)),
+            (protected, [450, 420, 20], Ok(20)),
+            (paused, [30, 700, 30], Err(HoldReason::Paused)),
+            (protected, [30, 700, 30], Err(HoldReason::MemoryIsProtected)),
+            (|_| Some(Exclusion::Paused), [60, 700, 50], Err(HoldReason::Paused)),
+            (|_| Some(Exclusion::ProtectedByCommand), [60, 700, 50], Err(HoldReason::AllProtected)),
+        ];
+        for (rule, notebooks, expected) in table {
+            let mut scene = Scene { rule, ..Scene::new(50, notebooks) };
+            let found = match scene.decide() {
+                Verdict::Kill(kill) => Ok(kill.root.pid),
+                Verdict::Hold(hold) => Err(hold.reason),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{notebooks:?}");
+        }
+    }
+
+    #[test]
     fn u_a_notebook_above_its_maximum_ends_though_nothing_is_short() {
         let scene = |max, notebooks| {
             let settings = Settings { notebook_max: Some(max), ..settings() };
@@ -1407,7 +1500,7 @@ mod tests {
         let protected = Scene { rule: protect_20, ..scene(share, [301, 50, 50]) };
         protected.holds(HoldReason::Relieved);
         let paused = Scene { paused: true, ..scene(share, [301, 50, 50]) };
-        paused.holds(HoldReason::PolicyOff);
+        paused.holds(HoldReason::Paused);
     }
 
     #[test]
@@ -1467,8 +1560,8 @@ mod tests {
         for by in [By::Usage, By::UsageAndSwap, By::Notebooks, By::Thrash, By::Host] {
             assert_eq!(serde_json::to_string(&by).unwrap(), format!("\"{}\"", by.as_str()));
         }
-        let json = serde_json::to_string(&Exclusion::ProtectedByHand).unwrap();
-        assert_eq!(json, format!("\"{}\"", Exclusion::ProtectedByHand.as_str()));
+        let json = serde_json::to_string(&Exclusion::ProtectedByCommand).unwrap();
+        assert_eq!(json, format!("\"{}\"", Exclusion::ProtectedByCommand.as_str()));
         let json = serde_json::to_string(&KillWhy::NotebookMax).unwrap();
         assert_eq!(json, format!("\"{}\"", KillWhy::NotebookMax.as_str()));
     }

@@ -52,12 +52,42 @@ pub const DRY_RUN_PAUSE_LONGEST: Duration = Duration::from_secs(960);
 pub enum Step {
     /// `memory.high` at the warning share.
     Warning,
+    /// … at the share between the two: who would end is told while it can still be shown.
+    LastCall,
     /// `memory.high` at the threshold.
     Threshold,
     /// Taken away, so that the kernel's OOM killer can work.
     Lifted,
     /// This domain has none: dry-run, PSI alone, v1, host.
     Absent,
+}
+
+/// How far usage has risen, as far as notebooks are told of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Level {
+    /// Below the warning step: the rise is over.
+    #[default]
+    Low,
+    /// Above it, but by cache, which the kernel takes back.
+    Cache,
+    Warning,
+    LastCall,
+}
+
+/// What a notebook is told before anything happens to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    Warning,
+    LastCall,
+}
+
+impl Notice {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Notice::Warning => "warning",
+            Notice::LastCall => "last_call",
+        }
+    }
 }
 
 /// What woke the guard for this domain.
@@ -115,8 +145,11 @@ pub struct Looked {
     pub below_warning: bool,
     /// Usage may be higher, but what cannot be reclaimed is that low.
     pub mostly_cache: bool,
+    /// … far enough below the last call to put it there.
+    pub below_last_call: bool,
     /// … far enough below the threshold to put a lifted tripwire back.
     pub below_threshold: bool,
+    pub level: Level,
     /// Usage is so near the limit that waiting for anything risks the kernel's OOM killer.
     pub critical: bool,
     /// `high` or `max` rose since the look before.
@@ -156,6 +189,8 @@ pub enum Input {
     Refused,
     /// A process that is followed while the tripwire is lifted has exited.
     FollowedExited,
+    /// The tripwire stands higher than was asked for: usage was past that step already.
+    Stands(Step),
     /// The deadline has come.
     Timer,
 }
@@ -164,8 +199,15 @@ pub enum Input {
 pub enum Effect {
     /// Read the figures, answer with `Looked`.
     Look,
-    /// At the warning step nothing is throttled yet: read argv and environ of all now.
+    /// At the warning step nothing is throttled yet: read argv and environ of all now, and note
+    /// what everybody holds.
     Identify,
+    /// The same for whoever came since; growth is still told from the warning look on.
+    IdentifyNew,
+    /// Tell the notebook that would end.
+    Tell(Notice),
+    /// Usage is low again: whoever was told may be told anew at the next rise.
+    RiseOver,
     /// Put the tripwire there.
     Tripwire(Step),
     /// An episode begins: give it a name and note the event that opened it.
@@ -254,6 +296,10 @@ pub struct Traits {
     pub psi: bool,
     pub dry_run: bool,
     pub notebook_max: bool,
+    /// Notebooks are told when memory runs short.
+    pub tells: bool,
+    /// There is a step for the last call.
+    pub last_call: bool,
     /// Number of rungs in `signals`, at least one.
     pub rungs: u8,
     /// How long each rung but the last may take.
@@ -268,6 +314,8 @@ impl Traits {
             psi: false,
             dry_run: settings.dry_run,
             notebook_max: settings.notebook_max.is_some(),
+            tells: settings.message && !settings.dry_run,
+            last_call: false,
             rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
             grace: settings.grace,
         }
@@ -287,6 +335,8 @@ pub struct Machine {
     patience: Option<Moment>,
     /// The hold of this stay in `Lifted` was reported; it is told once.
     hold_told: bool,
+    /// The highest level of this rise: each is told once.
+    reached: Level,
 }
 
 impl Machine {
@@ -301,6 +351,7 @@ impl Machine {
             dry_run_pause: DRY_RUN_PAUSE,
             patience: None,
             hold_told: false,
+            reached: Level::Low,
         }
     }
 
@@ -365,7 +416,7 @@ impl Machine {
     /// The state's name, as `ps` and the metrics show it.
     pub fn state_name(&self) -> &'static str {
         match self.state {
-            State::Watching if self.step == Step::Threshold => "warned",
+            State::Watching if matches!(self.step, Step::LastCall | Step::Threshold) => "warned",
             State::Watching => "quiet",
             State::Pressed { .. } => "pressed",
             State::Silenced { .. } => "silenced",
@@ -375,6 +426,11 @@ impl Machine {
             State::Lifted { .. } => "lifted",
             State::Muted { .. } => "muted",
         }
+    }
+
+    /// Where its tripwire stands, or is to stand.
+    pub fn stands(&self) -> Step {
+        self.step
     }
 
     /// Whether refaults may prove thrash now: after a kill they lag behind the relief.
@@ -396,13 +452,18 @@ impl Machine {
             Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
             Input::Refused => {
                 if let State::Killing { .. } = self.state {
-                    out.push(Effect::Report(Outcome::NotDead));
+                    self.ended(Outcome::NotDead, out);
                     self.lift_silently(now, out);
                 }
             }
             Input::FollowedExited => {
                 if let State::Lifted { .. } = self.state {
                     out.push(Effect::Look);
+                }
+            }
+            Input::Stands(step) => {
+                if self.traits.tripwire {
+                    self.step = step;
                 }
             }
             Input::Timer => self.on_timer(now, out),
@@ -413,21 +474,18 @@ impl Machine {
         match self.state {
             State::Watching => {
                 self.wake = wake;
-                if self.step == Step::Warning && wake == Wake::High {
-                    // Raise first: from here on every millisecond at the step throttles all.
-                    self.move_to(Step::Threshold, out);
-                    out.push(Effect::Identify);
+                if wake == Wake::High {
+                    self.raise(out);
                 } else if wake == Wake::V1Threshold {
                     out.push(Effect::Identify);
                 }
                 out.push(Effect::Look);
             }
-            State::Pressed { open: false, .. } => {
+            State::Pressed { open: false, .. } | State::Cooling { .. } => {
                 self.wake = wake;
-                out.push(Effect::Look);
-            }
-            State::Cooling { .. } => {
-                self.wake = wake;
+                if wake == Wake::High {
+                    self.raise(out);
+                }
                 out.push(Effect::Look);
             }
             State::Silenced { .. } if wake != Wake::High && wake != Wake::Max => {
@@ -457,6 +515,7 @@ impl Machine {
                     out.push(Effect::Rank { last: false, gate_passed: false });
                 }
                 self.settle(looked, out);
+                self.tell(looked, out);
                 // A stall, or the threshold itself, with something left to reclaim: stay and look.
                 let at_threshold = self.step != Step::Warning
                     && matches!(self.wake, Wake::High | Wake::Max | Wake::V1Threshold);
@@ -477,7 +536,14 @@ impl Machine {
             State::Pressed { until, .. } => {
                 if looked.passed {
                     self.open(out);
-                } else if now < until {
+                    return;
+                }
+                if looked.rose {
+                    // Its event was counted by the look before, or by this one.
+                    self.raise(out);
+                }
+                self.tell(looked, out);
+                if now < until {
                     let next = now.plus(NEXT_LOOK);
                     self.state = State::Pressed { until, next, open: false };
                 } else if looked.rose {
@@ -563,7 +629,7 @@ impl Machine {
         if dead {
             // The trackers are unlinking: wait for what they give back unless it is urgent.
             if looked.passed && looked.critical {
-                out.push(Effect::Report(Outcome::Killed));
+                self.ended(Outcome::Killed, out);
                 self.open(out);
             }
             return;
@@ -578,7 +644,7 @@ impl Machine {
                 self.state = State::Killing { since: now, rung, rung_until, next, dead };
                 out.push(Effect::Kill { rung });
             } else {
-                out.push(Effect::Report(Outcome::Spared));
+                self.ended(Outcome::Spared, out);
                 self.cool(now, looked, out);
             }
         }
@@ -615,6 +681,10 @@ impl Machine {
                     let deadline = Some(now.plus(ANSWER_BUDGET));
                     self.state = State::Deciding { deadline, asked: true };
                     out.push(Effect::Ask);
+                    if self.traits.tells {
+                        // The answer takes its time: enough to be told before the end.
+                        out.push(Effect::Tell(Notice::LastCall));
+                    }
                 }
                 // Asked already, and no wiser: nobody is ended on a guess.
                 State::Deciding { .. } => self.lift(now, out),
@@ -650,7 +720,7 @@ impl Machine {
             return;
         }
         // Look afresh: a second ranking only on figures younger than the first kill.
-        out.push(Effect::Report(Outcome::Killed));
+        self.ended(Outcome::Killed, out);
         self.state = State::Cooling { until: now.plus(WINDOW) };
         out.push(Effect::Look);
     }
@@ -673,7 +743,7 @@ impl Machine {
             State::Cooling { .. } | State::Lifted { .. } => out.push(Effect::Look),
             State::Killing { since, rung, rung_until, dead, .. } => {
                 if now.since(since) >= KILL_DEADLINE && rung_until.is_none() {
-                    out.push(Effect::Report(Outcome::NotDead));
+                    self.ended(Outcome::NotDead, out);
                     self.lift_silently(now, out);
                     return;
                 }
@@ -687,6 +757,42 @@ impl Machine {
             }
             State::Muted { .. } => self.state = State::Watching,
             State::Watching | State::Deciding { .. } => {}
+        }
+    }
+
+    /// The kernel says that usage has crossed the step: up with it before anything else is done,
+    /// since from here on every millisecond at the step throttles all. Then see who is there.
+    fn raise(&mut self, out: &mut Vec<Effect>) {
+        match self.step {
+            Step::Warning if self.traits.last_call => self.move_to(Step::LastCall, out),
+            Step::Warning | Step::LastCall => self.move_to(Step::Threshold, out),
+            Step::Threshold | Step::Lifted | Step::Absent => return,
+        }
+        out.push(self.identify());
+    }
+
+    fn identify(&self) -> Effect {
+        if self.reached < Level::Warning { Effect::Identify } else { Effect::IdentifyNew }
+    }
+
+    /// Each level of a rise is told once; a fall below the warning step ends the rise.
+    fn tell(&mut self, looked: Looked, out: &mut Vec<Effect>) {
+        let before = self.reached;
+        self.reached = before.max(looked.level);
+        if looked.level == Level::Low {
+            self.end_rise(out);
+        } else if self.traits.tells && self.reached > before {
+            match self.reached {
+                Level::Low | Level::Cache => {}
+                Level::Warning => out.push(Effect::Tell(Notice::Warning)),
+                Level::LastCall => out.push(Effect::Tell(Notice::LastCall)),
+            }
+        }
+    }
+
+    fn end_rise(&mut self, out: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.reached) > Level::Low {
+            out.push(Effect::RiseOver);
         }
     }
 
@@ -736,6 +842,13 @@ impl Machine {
         out.push(Effect::Silence);
     }
 
+    /// Somebody was signalled, and the episode is over: whatever is told from here on is told of
+    /// a new rise.
+    fn ended(&mut self, outcome: Outcome, out: &mut Vec<Effect>) {
+        self.reached = Level::Low;
+        out.push(Effect::Report(outcome));
+    }
+
     /// Back to watching, with nothing left of the benign storm.
     fn calm(&mut self, looked: Looked, out: &mut Vec<Effect>) {
         self.state = State::Watching;
@@ -746,13 +859,21 @@ impl Machine {
     /// Usage is low again: the step goes back to the warning share.
     fn settle(&mut self, looked: Looked, out: &mut Vec<Effect>) {
         match self.step {
-            Step::Threshold if looked.below_warning => self.move_to(Step::Warning, out),
+            Step::Threshold | Step::LastCall if looked.below_warning => {
+                self.move_to(Step::Warning, out);
+            }
+            Step::Threshold if self.traits.last_call && looked.below_last_call => {
+                self.move_to(Step::LastCall, out);
+            }
             // A kill out of `Lifted`: what was taken away is put back.
             Step::Lifted if !looked.passed => {
                 let low = looked.below_warning;
                 self.move_to(if low { Step::Warning } else { Step::Threshold }, out);
             }
             _ => {}
+        }
+        if looked.level == Level::Low || looked.below_warning {
+            self.end_rise(out);
         }
     }
 
@@ -796,21 +917,27 @@ mod tests {
         psi: true,
         dry_run: false,
         notebook_max: false,
+        tells: false,
+        last_call: false,
         rungs: 1,
         grace: Duration::from_secs(5),
     };
+    const TELLS: Traits = Traits { tells: true, last_call: true, ..TRAITS };
 
     const CALM: Looked = Looked {
         passed: false,
         below_warning: true,
         mostly_cache: true,
+        below_last_call: true,
         below_threshold: true,
+        level: Level::Low,
         critical: false,
         rose: false,
     };
     const HELD: Looked = Looked {
         below_warning: false,
         mostly_cache: false,
+        below_last_call: false,
         below_threshold: false,
         rose: true,
         ..CALM
@@ -867,6 +994,200 @@ mod tests {
         );
         assert_eq!(b.look(HELD), []);
         assert_eq!(b.machine.deadline(), Some(Moment(50_000)));
+    }
+
+    const WARNED: Looked = Looked { level: Level::Warning, rose: false, ..HELD };
+    const CALLED: Looked = Looked { level: Level::LastCall, rose: false, ..HELD };
+    const CACHE: Looked = Looked { level: Level::Cache, mostly_cache: true, rose: false, ..HELD };
+
+    #[test]
+    fn a_rise_is_told_step_by_step_and_each_step_once() {
+        let mut b = Bench::new(TELLS);
+        assert_eq!(
+            b.wake(Wake::High),
+            [Effect::Tripwire(Step::LastCall), Effect::Identify, Effect::Look]
+        );
+        assert_eq!(b.look(WARNED), [Effect::Tell(Notice::Warning)]);
+        assert_eq!((b.machine.state_name(), b.machine.deadline()), ("warned", None));
+        assert_eq!(b.wake(Wake::Psi), [Effect::Look]);
+        assert_eq!(b.look(WARNED), [], "told once");
+        while b.machine.deadline().is_some() {
+            b.timer();
+            assert_eq!(b.look(WARNED), []);
+        }
+        assert_eq!(
+            b.wake(Wake::High),
+            [Effect::Tripwire(Step::Threshold), Effect::IdentifyNew, Effect::Look],
+            "who held what at the warning is what growth is told by"
+        );
+        assert_eq!(b.look(CALLED), [Effect::Tell(Notice::LastCall)]);
+        assert_eq!(b.wake(Wake::High), [Effect::Look], "at the threshold: an episode");
+        assert_eq!(
+            b.look(OVER),
+            [Effect::Open(Wake::High), Effect::Rank { last: false, gate_passed: true }]
+        );
+        assert_eq!(
+            b.give(Input::Decided(Decision::Kill)),
+            [Effect::Kill { rung: 0 }],
+            "nothing is told between the decision and the signal"
+        );
+    }
+
+    #[test]
+    fn whoever_grows_past_both_steps_at_once_is_told_the_last_word_only() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.give(Input::Stands(Step::Threshold));
+        assert_eq!(b.machine.stands(), Step::Threshold);
+        assert_eq!(b.look(CALLED), [Effect::Tell(Notice::LastCall)]);
+        assert_eq!(b.wake(Wake::High), [Effect::Look]);
+        let mut b = Bench::new(Traits { tripwire: false, ..TELLS });
+        b.give(Input::Stands(Step::Threshold));
+        assert_eq!(b.machine.stands(), Step::Absent, "what is not there stands nowhere");
+    }
+
+    #[test]
+    fn the_last_call_is_met_within_the_window_of_the_warning() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.look(Looked { rose: true, ..WARNED });
+        assert_eq!(
+            b.wake(Wake::High),
+            [Effect::Tripwire(Step::Threshold), Effect::IdentifyNew, Effect::Look]
+        );
+        assert_eq!(b.look(CALLED), [Effect::Tell(Notice::LastCall)]);
+        // Its event was counted by a look that came before it: nobody stays throttled there.
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.look(Looked { rose: true, ..WARNED });
+        b.timer();
+        assert_eq!(
+            b.look(Looked { rose: true, ..CALLED }),
+            [
+                Effect::Tripwire(Step::Threshold),
+                Effect::IdentifyNew,
+                Effect::Tell(Notice::LastCall)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rise_ends_below_the_warning_step_and_the_next_is_told_anew() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.look(WARNED);
+        b.wake(Wake::Psi);
+        assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning), Effect::RiseOver]);
+        while b.machine.deadline().is_some() {
+            b.timer();
+            assert_eq!(b.look(CALM), []);
+        }
+        assert_eq!(
+            b.wake(Wake::High),
+            [Effect::Tripwire(Step::LastCall), Effect::Identify, Effect::Look]
+        );
+        assert_eq!(b.look(WARNED), [Effect::Tell(Notice::Warning)]);
+    }
+
+    #[test]
+    fn after_a_kill_the_next_rise_is_told_and_the_last_call_has_its_step_again() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.look(CALLED);
+        b.wake(Wake::High);
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Kill));
+        b.give(Input::Dead { trackers_left: false });
+        let between = Looked { below_last_call: true, ..WARNED };
+        assert_eq!(b.look(between), [Effect::Tripwire(Step::LastCall)]);
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert_eq!(b.look(between), []);
+        b.wake(Wake::High);
+        assert_eq!(b.look(CALLED), [Effect::Tell(Notice::LastCall)]);
+    }
+
+    #[test]
+    fn a_recovery_in_mid_episode_ends_the_rise_as_well() {
+        for traits in [TELLS, Traits { tripwire: false, ..TELLS }] {
+            let mut b = Bench::new(traits);
+            let wake = if traits.tripwire { Wake::High } else { Wake::V1Threshold };
+            b.wake(wake);
+            b.look(CALLED);
+            b.wake(wake);
+            b.look(OVER);
+            b.give(Input::Decided(Decision::HoldForNow));
+            b.timer();
+            assert_eq!(b.look(CALM).last(), Some(&Effect::RiseOver));
+            assert!(b.wake(wake).contains(&Effect::Identify));
+            assert_eq!(b.look(WARNED), [Effect::Tell(Notice::Warning)]);
+        }
+    }
+
+    #[test]
+    fn page_cache_that_fills_a_container_is_told_to_nobody() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        assert_eq!(b.look(CACHE), []);
+        b.wake(Wake::High);
+        assert_eq!(b.look(CACHE), []);
+        b.wake(Wake::Psi);
+        assert_eq!(b.look(WARNED), [Effect::Tell(Notice::Warning)], "until it is more than that");
+    }
+
+    #[test]
+    fn on_v1_each_crossing_is_a_look_and_each_level_is_told_once() {
+        let mut b = Bench::new(Traits { tripwire: false, psi: false, ..TELLS });
+        let up = |b: &mut Bench, looked| {
+            assert_eq!(b.wake(Wake::V1Threshold), [Effect::Identify, Effect::Look]);
+            b.look(looked)
+        };
+        assert_eq!(up(&mut b, WARNED), [Effect::Tell(Notice::Warning)]);
+        assert_eq!(up(&mut b, CALLED), [Effect::Tell(Notice::LastCall)]);
+        assert_eq!(up(&mut b, WARNED), [], "on its way down");
+        assert_eq!(up(&mut b, CALLED), []);
+        let low = Looked { level: Level::Low, below_warning: false, ..WARNED };
+        assert_eq!(up(&mut b, low), [Effect::RiseOver]);
+        assert_eq!(up(&mut b, WARNED), [Effect::Tell(Notice::Warning)]);
+    }
+
+    #[test]
+    fn without_messages_there_is_no_third_step_and_nobody_is_told() {
+        for traits in [TRAITS, Traits { tripwire: false, ..TRAITS }] {
+            let mut b = Bench::new(traits);
+            let effects = b.wake(if traits.tripwire { Wake::High } else { Wake::V1Threshold });
+            assert!(!effects.contains(&Effect::Tripwire(Step::LastCall)));
+            assert_eq!(b.look(WARNED), []);
+            b.wake(Wake::Psi);
+            assert_eq!(b.look(CALLED), []);
+        }
+    }
+
+    #[test]
+    fn while_a_decision_waits_for_an_answer_there_is_time_to_tell() {
+        let mut b = Bench::new(TELLS);
+        b.wake(Wake::High);
+        b.look(OVER);
+        assert_eq!(
+            b.give(Input::Decided(Decision::Ask)),
+            [Effect::Ask, Effect::Tell(Notice::LastCall)]
+        );
+    }
+
+    #[test]
+    fn nobody_stays_throttled_below_the_threshold_when_a_stall_came_first() {
+        for traits in [TRAITS, TELLS] {
+            let mut b = Bench::new(traits);
+            b.wake(Wake::Psi);
+            b.look(Looked { rose: false, ..HELD });
+            assert_eq!(b.machine.state_name(), "pressed");
+            let up = if traits.last_call { Step::LastCall } else { Step::Threshold };
+            assert_eq!(
+                b.wake(Wake::High),
+                [Effect::Tripwire(up), Effect::Identify, Effect::Look],
+                "it is the warning step still"
+            );
+        }
     }
 
     #[test]
@@ -1241,9 +1562,12 @@ mod tests {
             Input::Dead { trackers_left: false },
             Input::Refused,
             Input::FollowedExited,
+            Input::Looked(WARNED),
+            Input::Looked(CALLED),
+            Input::Stands(Step::Threshold),
             Input::Timer,
         ];
-        for traits in [TRAITS, Traits { tripwire: false, dry_run: true, ..TRAITS }] {
+        for traits in [TRAITS, TELLS, Traits { tripwire: false, dry_run: true, ..TRAITS }] {
             let mut random = 88_172_645_463_325_252u64;
             let mut b = Bench::new(traits);
             let mut waiting_for_rank = false;
@@ -1251,7 +1575,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let input = inputs[usize::try_from(random % 19).unwrap()];
+                let input = inputs[usize::try_from(random % 22).unwrap()];
                 // The reactor answers Rank in the same turn, and gives no other input before.
                 if waiting_for_rank != matches!(input, Input::Decided(_)) {
                     continue;

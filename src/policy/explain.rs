@@ -110,7 +110,7 @@ pub fn hold(reason: HoldReason, first: Option<&report::Row>, facts: &Facts<'_>) 
         }
         HoldReason::ContainerProtected => format!("the container is protected ({top})"),
         HoldReason::DryRun => format!("dry run ({top})"),
-        HoldReason::PolicyOff => format!("the guard is paused ({top})"),
+        HoldReason::Paused => format!("the guard is paused ({top})"),
     };
     format!("Ends nobody: {why}; {}.", facts.shortage())
 }
@@ -150,9 +150,10 @@ fn excluded(exclusion: Exclusion) -> &'static str {
         Exclusion::ProtectedContainer => "its container is protected",
         Exclusion::ProtectedNotebook => "it is on the list of protected notebooks",
         Exclusion::ProtectedUser => "its user is protected",
-        Exclusion::ProtectedByHand => "it is protected by `nbguard protect`",
+        Exclusion::ProtectedByCommand => "it is protected by `nbguard protect`",
         Exclusion::Backoff => "it was ended a moment ago and is left alone for now",
         Exclusion::DryRun => "its container is guarded in dry run",
+        Exclusion::Paused => "the guard is paused for its container",
         Exclusion::Init => "it is the container's first process, which is never ended",
         Exclusion::Guard => "the guard itself runs inside it",
         Exclusion::Ended => "it has ended already",

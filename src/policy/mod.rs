@@ -4,12 +4,14 @@
 //! `identity` says what a process is, `tree` groups processes into workloads, `rank` orders the
 //! workloads by what their end would give back, `decide` holds the gate and the verdict,
 //! `explain` puts rows and verdicts into sentences; `episode` carries a container through all of
-//! it, `stepping` shares out the host's memory among containers without a limit.
+//! it, `stepping` shares out the host's memory among containers without a limit; `orders` is what
+//! people forbade by command.
 
 pub mod decide;
 pub mod episode;
 pub mod explain;
 pub mod identity;
+pub mod orders;
 pub mod rank;
 pub mod stepping;
 pub mod tree;

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Reactor;
 use super::helper::Asker;
 use super::token::For;
+use crate::act::message::Told;
 use crate::ids::WatchId;
 use crate::policy::decide::{HoldReason, KillWhy};
 use crate::policy::episode::Wake;
@@ -87,7 +88,7 @@ pub(super) fn zero() -> Counters {
         episodes: Tally::of(Wake::ALL.map(Wake::as_str)),
         kills: Tally::of(KillWhy::ALL.map(KillWhy::as_str)),
         holds: Tally::of(HoldReason::ALL.map(HoldReason::as_str)),
-        messages: Tally::of(["written"]),
+        messages: Tally::of(Told::words()),
         http: Tally::of(codes),
         errors: Tally::of(Trouble::ALL.map(Trouble::as_str)),
         guard: Guard {
@@ -100,7 +101,7 @@ pub(super) fn zero() -> Counters {
     }
 }
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "signal",
     "inotify",
     "helper",
@@ -110,6 +111,8 @@ const SOURCES: [&str; 9] = [
     "v1-threshold",
     "victim",
     "followed",
+    "control",
+    "told",
 ];
 
 fn source(what: For) -> &'static str {
@@ -123,6 +126,8 @@ fn source(what: For) -> &'static str {
         For::V1(_) => "v1-threshold",
         For::Victim { .. } => "victim",
         For::Followed(_) => "followed",
+        For::Control => "control",
+        For::Told(_) => "told",
     }
 }
 
@@ -231,8 +236,7 @@ impl Reactor {
         }
     }
 
-    /// What was told to a notebook, or `skipped` with a reason that is a word of ours.
-    #[allow(dead_code)]
+    /// What came of telling a notebook.
     pub(super) fn count_message(&mut self, outcome: &'static str) {
         self.counters.messages.add(outcome);
     }

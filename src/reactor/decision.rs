@@ -6,18 +6,20 @@ use ::log::warn;
 
 use super::counters::Trouble;
 use super::helper::{Asker, Question};
-use super::watch::{Kind, Wanted};
+use super::orders;
+use super::watch::{Kind, Steps, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
-use crate::config::Gate as GateForm;
+use crate::config::{Gate as GateForm, Settings};
 use crate::facts::{Figures, Limit, Proc};
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::decide::{
-    self, Before, Case, Exclusion, Gate, HoldReason, Scale, Screen, Verdict,
+    self, Before, Case, Exclusion, Gate, HoldReason, Kill, Scale, Screen, Verdict,
 };
-use crate::policy::episode::{ANSWER_BUDGET, Decision, Looked};
+use crate::policy::episode::{ANSWER_BUDGET, Decision, Level, Looked};
 use crate::policy::identity::Wanted as Reading;
+use crate::policy::orders::Whom;
 use crate::policy::rank::{GroupMemory, Purpose, Ranking, status_budget};
 use crate::policy::tree::{Context, Forest};
 use crate::roots::{Buffer, Roots};
@@ -30,6 +32,8 @@ const ROOM: usize = 2048;
 const CRITICAL: Share = Share::percent(3);
 /// How far below a step what cannot be reclaimed must be before the tripwire goes (back) there.
 const DISTANCE: Share = Share::percent(5);
+/// At the crossing of a step reclaim has already taken a little of the usage away again.
+const NEAR: Share = Share::percent(1);
 /// A process whose argv nobody has read may be a tracker only if it is as small as one.
 const UNREAD_MAX: usize = 8;
 
@@ -128,15 +132,18 @@ impl Reactor {
         let oom_kills = events.oom_kill.saturating_sub(watch.seen.oom_kill);
         watch.seen = events;
         watch.domain.last = Some((now, figures));
-        let low = |bytes: Bytes| {
-            bytes.plus(total.times(DISTANCE)) <= watch.steps.warning && !gate.is_passed()
+        let below = |bytes: Bytes, step: Bytes| {
+            bytes.plus(total.times(DISTANCE)) <= step && !gate.is_passed()
         };
+        let low = |bytes: Bytes| below(bytes, watch.steps.warning);
         let looked = Looked {
             passed: gate.is_passed(),
             below_warning: low(figures.usage),
             mostly_cache: low(figures.unreclaimable()),
+            below_last_call: watch.steps.last_call.is_some_and(|step| below(figures.usage, step)),
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: figures.usage.plus(total.times(CRITICAL)) >= total,
+            level: level(&figures, &gate, &watch.steps, &watch.settings),
             rose,
         };
         self.scratch.figures = Some(figures);
@@ -260,7 +267,7 @@ impl Reactor {
     fn order(&mut self, who: Asker, purpose: Purpose, budget: usize, last: bool) {
         let now = self.now();
         let urgent = last || self.is_urgent(who);
-        let Reactor { watches, host, scratch, roots, buffer, recent, .. } = self;
+        let Reactor { watches, host, scratch, roots, buffer, recent, orders, .. } = self;
         let Some(domain) = domain_of(who, watches, host) else { return };
         if let Some(episode) = &domain.episode {
             for (key, pss) in &episode.pss {
@@ -270,6 +277,8 @@ impl Reactor {
             }
         }
         let slots = &scratch.slots;
+        let wall = orders::wall();
+        let all_paused = orders.pause(None, wall).is_some();
         let rule = |view: &decide::View<'_>| -> Option<Exclusion> {
             let slot = *slots.get(usize::from(view.workload.container))?;
             let watch = watches[slot as usize].as_ref()?;
@@ -281,6 +290,14 @@ impl Reactor {
             }
             if watch.protection.of(view.notebook, view.kernel_id, view.workload.uid).is_some() {
                 return Some(Exclusion::ProtectedNotebook);
+            }
+            if orders.protects(&watch.found.id, &Whom::from(view), wall).is_some() {
+                return Some(Exclusion::ProtectedByCommand);
+            }
+            // Of the domain itself, or of all, the verdict knows: it says who it would have been.
+            let of_another = who != Some(watch.id) && !all_paused;
+            if of_another && orders.pause(Some(&watch.found.id), wall).is_some() {
+                return Some(Exclusion::Paused);
             }
             if who.is_none() && watch.settings.dry_run {
                 return Some(Exclusion::DryRun);
@@ -362,7 +379,9 @@ impl Reactor {
     }
 
     fn decide(&mut self, who: Asker, late: bool, gate: &Gate, scale: Scale) -> Option<Verdict> {
-        let Reactor { watches, host, scratch, .. } = self;
+        let Reactor { watches, host, scratch, orders, .. } = self;
+        let watch = who.and_then(|id| watches[id.slot as usize].as_ref());
+        let container = watch.map(|watch| watch.found.id.as_str());
         let Scratch { ranking, forest, procs, screen, .. } = scratch;
         let case = Case {
             forest,
@@ -371,7 +390,7 @@ impl Reactor {
             scale,
             gate,
             baseline: domain_of(who, watches, host)?.baseline.as_deref(),
-            paused: false,
+            paused: orders.pause(container, orders::wall()).is_some(),
             late,
         };
         Some(screen.decide(&case, ranking))
@@ -407,6 +426,28 @@ impl Reactor {
                 self.helper.ask(Question::Pss { asker: who, episode, keys, until });
             }
         }
+    }
+
+    /// Who would end if the threshold were reached now, and what that one holds.
+    pub(super) fn would_end(&mut self, who: Asker) -> Option<(Kill, Bytes)> {
+        let (gate, scale) = self.scratch.gate?;
+        if self.scratch.of != Some(who) {
+            self.scan(who);
+            self.order(who, Purpose::Each, usize::MAX, false);
+        }
+        let verdict = self.decide(who, true, &gate.at_the_threshold(), scale)?;
+        let Verdict::Kill(kill) = verdict else { return None };
+        let holds = self.scratch.ranking.row(kill.workload)?.figure();
+        let worth = scale.total.times(self.settings(who)?.min_share);
+        (holds >= worth).then_some((kill, holds))
+    }
+
+    /// The look at the last call: who came since the warning look is read as well, and what
+    /// everybody held then stays what growth is told by.
+    pub(super) fn identify_new(&mut self, who: Asker) {
+        self.scratch.figures = None;
+        self.scan(who);
+        self.read_identities(who);
     }
 
     /// The warning look: nothing is throttled yet, so argv and environ are read here and now, and
@@ -450,9 +491,14 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         if watch.settings.gate == GateForm::Notebooks && watch.high.ours.is_some() {
             let scale = Scale { total: watch.steps.total, swap: Bytes::ZERO };
-            let step = scale.step(watch.settings.threshold, GateForm::Notebooks, rest);
-            watch.steps.threshold = step.whole_pages();
-            let value = Limit::At(watch.steps.threshold);
+            let at = |share| scale.step(share, GateForm::Notebooks, rest).whole_pages();
+            watch.steps.threshold = at(watch.settings.threshold);
+            if let (Some(step), Some(share)) =
+                (&mut watch.steps.last_call, watch.settings.last_call)
+            {
+                *step = at(share);
+            }
+            let value = watch.value_of(watch.domain.machine.stands());
             self.set_high(id, value);
         }
     }
@@ -491,6 +537,23 @@ impl Reactor {
             }
         }
         true
+    }
+}
+
+/// How far usage has risen. What counts must be there as well: a container that is filled by page
+/// cache is short of nothing.
+fn level(figures: &Figures, gate: &Gate, steps: &Steps, settings: &Settings) -> Level {
+    let at = |step: Bytes| figures.usage.plus(steps.total.times(NEAR)) >= step;
+    let counts = |share| gate.measure().is_some_and(|measure| measure.reaches(share));
+    let last_call = steps.last_call.zip(settings.last_call);
+    if !at(steps.warning) {
+        Level::Low
+    } else if last_call.is_some_and(|(step, share)| at(step) && counts(share)) {
+        Level::LastCall
+    } else if counts(settings.warning) {
+        Level::Warning
+    } else {
+        Level::Cache
     }
 }
 

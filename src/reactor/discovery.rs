@@ -579,6 +579,7 @@ impl Reactor {
             return;
         }
         self.close_episode_of_gone(id);
+        self.end_rise(Some(id));
         self.thaw_of(id);
         let slot = id.slot as usize;
         // Still there (a rule, a rescan, a limit of its own lost): nothing of ours is left behind.
@@ -606,6 +607,9 @@ impl Reactor {
             let _ = self.inotify.rm_watch(*wd);
         }
         self.discovery.containers.release(&watch.found.path);
+        if watch.kind == Kind::Container {
+            self.forget_orders_of(&watch.found.id);
+        }
         let inode = watch.group.id().0;
         if self.state.changed.iter().any(|c| c.inode == inode) {
             self.state.forget(inode);

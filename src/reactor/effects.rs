@@ -51,8 +51,11 @@ impl Reactor {
         match effect {
             Effect::Look => return self.look(who).map(Input::Looked),
             Effect::Identify => self.identify(who),
+            Effect::IdentifyNew => self.identify_new(who),
+            Effect::Tell(notice) => self.tell(who, notice),
+            Effect::RiseOver => self.end_rise(who),
             Effect::Tripwire(step) => match who {
-                Some(id) => self.move_tripwire(id, step),
+                Some(id) => return self.move_tripwire(id, step),
                 None => self.move_host_steps(step),
             },
             Effect::Open(wake) => self.open_episode(who, wake),
@@ -128,6 +131,13 @@ impl Reactor {
         };
         if rung > 0 {
             let serial = self.serial(who)?;
+            if let Some(why) = self.forbidden_since(who, serial) {
+                let draft = self.domain_mut(who)?.episode.as_mut()?.draft.as_mut();
+                if let Some(incident) = draft {
+                    incident.sentence.push_str(&format!("; before the next signal it was {why}"));
+                }
+                return Some(Input::Refused);
+            }
             self.escalate(serial, signal);
             return None;
         }
@@ -155,6 +165,7 @@ impl Reactor {
             .map(|(signal, decision)| signal.saturating_sub(decision));
         episode.draft = draft;
         self.remember_ended(who);
+        self.tell_ended(who);
         // Everybody was gone already, or refused: nobody's exit will come.
         let job = &self.endings.get(serial)?.job;
         match (job.main_is_dead(), job.was_refused()) {
@@ -308,7 +319,9 @@ impl Reactor {
                         domain.identities.insert(identity);
                     }
                     domain.reading &= !last;
-                    if last && domain.is_in(episode) {
+                    // Asked outside of an episode, as a command or a page does: whoever waits for
+                    // identities by now can use these as well.
+                    if last && (episode.is_none() || domain.is_in(episode)) {
                         self.drive(asker, Input::Answered);
                     }
                 }
@@ -320,6 +333,9 @@ impl Reactor {
                 }
                 Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
+                Answer::Told { watch, key, notice, told, kept } => {
+                    self.on_told(watch, key, notice, told, kept);
+                }
                 Answer::Frozen { serial } => self.on_frozen(serial),
                 Answer::Described { watch: Some(id), container, .. } => {
                     self.on_described(id, *container);
@@ -341,6 +357,9 @@ impl Reactor {
         }
         if let Some(domain) = self.domain_mut(who) {
             domain.episode = None;
+        }
+        if outcome != Outcome::Held {
+            self.end_rise(who);
         }
     }
 }

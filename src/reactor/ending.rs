@@ -54,6 +54,13 @@ pub(super) struct Endings {
     turn: Vec<u32>,
 }
 
+impl Ending {
+    /// The container of the tree.
+    pub fn home(&self) -> Option<WatchId> {
+        self.home
+    }
+}
+
 impl Endings {
     pub fn new() -> Endings {
         let mut endings = Endings {

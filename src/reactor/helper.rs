@@ -13,12 +13,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::message::Kept;
+use crate::act::message::Told;
 use crate::act::tripwire;
 use crate::facts::{Field, Limit, Why};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::Found;
 use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey, WatchId};
+use crate::policy::episode::Notice;
 use crate::policy::identity::Identity;
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
@@ -102,6 +105,14 @@ pub enum Answer {
         value: Limit,
         result: io::Result<()>,
     },
+    /// A notebook was told, or why not; `notice` is `None` of the text that follows the signal.
+    Told {
+        watch: WatchId,
+        key: ProcKey,
+        notice: Option<Notice>,
+        told: Told,
+        kept: Option<Kept>,
+    },
     Frozen {
         serial: u32,
     },
@@ -119,6 +130,7 @@ pub struct Helper {
     describer: Sender<Question>,
     worker: Option<Sender<Work>>,
     answers: Receiver<Answer>,
+    reply: Reply,
     thread: Option<JoinHandle<()>>,
     /// The daemon stops: values still waiting are dropped.
     ends: Arc<AtomicBool>,
@@ -147,14 +159,16 @@ impl Helper {
             .name("describer".into())
             .stack_size(STACK)
             .spawn(move || read_all(&descriptions, &own, &reply))?;
-        let reply = Reply { back, waker };
+        let own = Reply { back, waker };
+        let reply = own.clone();
         let ends = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&ends);
         let thread = thread::Builder::new()
             .name("worker".into())
             .stack_size(STACK)
             .spawn(move || work_all(&work, &tool, &reply, &seen))?;
-        Ok(Helper { reader, describer, worker: Some(worker), answers, thread: Some(thread), ends })
+        let thread = Some(thread);
+        Ok(Helper { reader, describer, worker: Some(worker), answers, reply: own, thread, ends })
     }
 
     pub fn ask(&self, question: Question) {
@@ -183,18 +197,25 @@ impl Helper {
         }
     }
 
+    /// For threads that are started for one piece of work.
+    pub fn reply(&self) -> Reply {
+        self.reply.clone()
+    }
+
     pub fn answer(&self) -> Option<Answer> {
         self.answers.try_recv().ok()
     }
 }
 
-struct Reply {
+/// The way back to the loop.
+#[derive(Clone)]
+pub struct Reply {
     back: Sender<Answer>,
     waker: Arc<mio::Waker>,
 }
 
 impl Reply {
-    fn give(&self, answer: Answer) {
+    pub fn give(&self, answer: Answer) {
         let _ = self.back.send(answer);
         let _ = self.waker.wake();
     }

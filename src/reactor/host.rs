@@ -16,7 +16,7 @@ use crate::config::{Config, Settings};
 use crate::facts::{HostMemory, Limit};
 use crate::host::memory;
 use crate::policy::decide::{self, Scale};
-use crate::policy::episode::{Input, Looked, Step, Traits, Wake};
+use crate::policy::episode::{Input, Level, Looked, Step, Traits, Wake};
 use crate::policy::stepping::{self, Granted, Member};
 use crate::sys::psi::{self, Armed};
 use crate::units::{Bytes, Share};
@@ -77,6 +77,7 @@ fn traits(config: &Config, settings: &Settings, psi: bool) -> Traits {
         tripwire: config.host.stepping && settings.tripwire && !settings.dry_run,
         psi,
         notebook_max: false,
+        tells: false,
         ..Traits::of(settings)
     }
 }
@@ -249,7 +250,7 @@ impl Reactor {
                     }
                 }
             }
-            Step::Warning | Step::Threshold => {
+            Step::Warning | Step::LastCall | Step::Threshold => {
                 if self.read_host().is_some() {
                     self.grant(None);
                 }
@@ -284,6 +285,8 @@ impl Reactor {
             // The host has one step: granted, or lifted.
             below_warning: false,
             mostly_cache: false,
+            below_last_call: false,
+            level: Level::Low,
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: memory.available <= memory.total.times(CRITICAL),
             rose: false,

@@ -5,8 +5,10 @@
 //! `discovery` adds and removes watches, `watch` is what one is, `tripwire` moves `memory.high`,
 //! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
+//! `control` is where commands come in, `orders` carries them out.
 //! `helper` and `writer` are the threads for what may block.
 
+mod control;
 mod counters;
 mod decision;
 mod discovery;
@@ -16,6 +18,8 @@ mod helper;
 mod hook;
 mod host;
 mod log;
+mod message;
+mod orders;
 mod record;
 mod token;
 mod tripwire;
@@ -42,11 +46,14 @@ use crate::config::{self, Config, Settings};
 use crate::host::mode::{self, Hierarchies};
 use crate::ids::WatchId;
 use crate::policy::episode::{Effect, Input, Wake};
+use crate::policy::orders::Orders;
 use crate::report::Counters;
 use crate::roots::{Buffer, Roots};
 use crate::sys;
 use crate::units::Moment;
 
+use control::Control;
+pub use control::SOCKET as CONTROL_SOCKET;
 use counters::Trouble;
 use decision::Scratch;
 use ending::Endings;
@@ -180,8 +187,15 @@ struct Reactor {
     recent: record::Recent,
     counters: Counters,
     hook: Hook,
+    messages: message::Messages,
     state: StateFile,
     state_path: PathBuf,
+    /// What people ordered: pauses and protections.
+    orders: Orders,
+    orders_path: PathBuf,
+    /// Which boot this is.
+    boot: String,
+    control: Control,
     /// Held for as long as the daemon lives: only one may move tripwires.
     _lock: File,
     scratch: Scratch,
@@ -213,6 +227,9 @@ impl Reactor {
             error!("{why}; the values found now are taken for the original ones");
             StateFile::default()
         });
+        let boot = orders::boot(&roots);
+        let orders_path = state_dir.join(crate::act::orders::FILE);
+        let orders = orders::kept(&orders_path, &boot);
         let mut buffer = Buffer::new();
         let guard = decision::own_line(&roots, &mut buffer);
         let poll = Poll::new().map_err(failed("epoll"))?;
@@ -232,6 +249,7 @@ impl Reactor {
             recent: record::Recent::default(),
             counters: counters::zero(),
             hook: Hook::default(),
+            messages: message::Messages::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -255,6 +273,10 @@ impl Reactor {
             writer,
             state,
             state_path,
+            orders,
+            orders_path,
+            boot,
+            control: Control::open(&state_dir),
             _lock: lock,
         })
     }
@@ -273,6 +295,8 @@ impl Reactor {
         self.arm_host();
         self.rescan();
         self.restore_left_over();
+        self.take_over_orders();
+        self.register_control().map_err(failed("epoll"))?;
         // First: what is locked is not given back.
         sys::memory::trim();
         if self.config.guard.lock_memory
@@ -320,6 +344,8 @@ impl Reactor {
                 }
             }
             self.run_deadlines();
+            // Last: whatever is short of memory comes before whoever types.
+            self.run_control(self.now());
             if std::mem::take(&mut self.reload) {
                 self.reload();
             }
@@ -331,7 +357,11 @@ impl Reactor {
         match what {
             For::Signals => self.on_signals(),
             For::Inotify => self.on_inotify(),
-            For::Helper => self.on_answers(),
+            For::Helper => {
+                self.on_answers();
+                self.control.woken |= self.control.is_waiting();
+            }
+            For::Control => self.control.woken = true,
             For::HostPsi => self.drive(None, Input::Wake(Wake::HostPsi)),
             // memory.events always carries EPOLLERR: only the trigger's error means gone.
             For::Events(id) => self.on_memory_events(id),
@@ -340,6 +370,7 @@ impl Reactor {
             For::V1(id) => self.on_v1(id),
             For::Victim { serial, index } => self.on_victim(serial, index),
             For::Followed(who) => self.on_followed(who),
+            For::Told(id) => self.let_go_of_rise(id),
         }
     }
 
@@ -366,6 +397,7 @@ impl Reactor {
             .chain(self.host.domain.machine.deadline())
             .chain(self.endings.deadline())
             .chain(self.discovery.deadline())
+            .chain(self.control.deadline())
             .min()
     }
 

@@ -11,17 +11,21 @@ use ::log::{Level, info, log_enabled, warn};
 
 use super::Reactor;
 use super::helper::Asker;
+use super::orders::wall;
 use super::watch::{Kind, Watch};
 use crate::act::kill::{Spare, Standing};
+use crate::act::message::{Skip, Told};
 use crate::config::{Config, Settings, Words};
 use crate::facts::{Field, Proc};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
 use crate::observe;
 use crate::observe::file::Log;
 use crate::parse::escape::escape;
-use crate::policy::decide::{HoldReason, Kill, Verdict as Decided, View};
+use crate::policy::decide::{Exclusion, HoldReason, Kill, Verdict as Decided, View};
 use crate::policy::episode::{Outcome, Wake};
 use crate::policy::explain;
+use crate::policy::orders::Whom;
+use crate::policy::rank;
 use crate::policy::tree::Workload;
 use crate::report::{
     ContainerRecord, FiguresRecord, Incident, Kind as RecordKind, ProcessRecord, Refusal, Row,
@@ -201,7 +205,7 @@ impl Reactor {
             timings: Timings::default(),
             freed: None,
             kernel_oom_kills: 0,
-            message: "skipped: nobody was ended".to_owned(),
+            message: Told::Skipped(Skip::NobodyEnded).to_string(),
             stack: Vec::new(),
         }
     }
@@ -278,7 +282,7 @@ impl Reactor {
                 uid: Some(workload.uid),
                 container: self.container_name(workload),
                 eligible: exclusion.map_or("yes", |e| e.as_str()).to_owned(),
-                because: explain::row(row, exclusion, settled.map(|(first, _)| first)),
+                because: self.because(row, exclusion, settled.map(|(first, _)| first), &view),
                 members: members.collect(),
             });
         }
@@ -299,6 +303,32 @@ impl Reactor {
         others.sort_by_key(|proc| std::cmp::Reverse(proc.rss));
         incident.unattributed.top =
             others.into_iter().take(UNATTRIBUTED_MAX).map(process_record).collect();
+    }
+
+    /// Why a row stands where it stands, and who ordered it where somebody did.
+    fn because(
+        &self,
+        row: &rank::Row,
+        exclusion: Option<Exclusion>,
+        first: Option<u32>,
+        view: &View<'_>,
+    ) -> String {
+        let mut text = explain::row(row, exclusion, first);
+        let slot = self.scratch.slots.get(usize::from(view.workload.container));
+        let watch = slot.and_then(|slot| self.watches.get(*slot as usize)?.as_ref());
+        let id = watch.map_or("", |watch| watch.found.id.as_str());
+        let order = match exclusion {
+            Some(Exclusion::ProtectedByCommand) => {
+                self.orders.protects(id, &Whom::from(view), wall())
+            }
+            Some(Exclusion::Paused) => self.orders.pause(Some(id), wall()),
+            _ => None,
+        };
+        if let Some(order) = order {
+            text.push_str(", ");
+            text.push_str(&order.origin());
+        }
+        text
     }
 
     fn container_name(&self, workload: &Workload) -> Option<String> {
@@ -326,20 +356,27 @@ impl Reactor {
                 incident.victim = self.victim(kill, incident);
                 // An episode of the host or of a slice ends in one container.
                 incident.container = self.container_of(kill).or(incident.container.take());
-                incident.message = "skipped: this version writes no message yet".to_owned();
             }
             Some(Decided::Hold(hold)) => {
                 incident.reason = hold.reason.as_str().to_owned();
                 incident.sentence = explain::hold(hold.reason, incident.rows.first(), &facts);
-                if let Some(would) = &hold.would {
+                let id = incident.container.as_ref().map(|container| container.id.as_str());
+                if hold.reason == HoldReason::Paused
+                    && let Some(order) = self.orders.pause(id, wall())
+                {
+                    incident.sentence.push_str(&format!(" Paused {}.", order.origin()));
+                }
+                let Some(would) = &hold.would else { return };
+                let otherwise =
+                    explain::kill(would, incident.rows.first(), incident.rows.get(1), &facts);
+                if hold.reason == HoldReason::DryRun {
                     incident.kind = RecordKind::Kill;
                     incident.verdict = Verdict::Kill;
                     incident.reason = would.why.as_str().to_owned();
-                    incident.sentence = format!(
-                        "dry-run, nothing was done: {}",
-                        explain::kill(would, incident.rows.first(), incident.rows.get(1), &facts)
-                    );
+                    incident.sentence = format!("dry-run, nothing was done: {otherwise}");
                     incident.victim = self.victim(would, incident);
+                } else {
+                    incident.sentence.push_str(&format!(" Otherwise: {otherwise}"));
                 }
             }
             Some(Decided::NeedIdentity | Decided::NeedPss) | None => {
@@ -407,6 +444,9 @@ impl Reactor {
             self.complete_victim(serial, outcome, &mut incident);
         }
         self.count_incident(who, &incident);
+        if incident.verdict == Verdict::Kill {
+            incident.message = self.message_of(who, &incident).to_string();
+        }
         if outcome == Outcome::Held && incident.kind == RecordKind::Hold {
             let name = incident.container.as_ref().map_or("host", |c| c.id.as_str()).to_owned();
             let reason = HoldReason::ALL
@@ -494,6 +534,7 @@ impl Reactor {
                 self.complete_victim(serial, Outcome::Killed, &mut incident);
             }
             self.count_incident(Some(id), &incident);
+            incident.message = self.message_of(Some(id), &incident).to_string();
             self.put(&incident);
         }
         if let Some(serial) = serial {

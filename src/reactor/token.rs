@@ -12,6 +12,8 @@ pub enum For {
     /// The helper has answered.
     Helper,
     HostPsi,
+    /// The control socket, or whoever is connected to it: they are few, and looked at together.
+    Control,
     /// `memory.events` of a watch.
     Events(WatchId),
     Psi(WatchId),
@@ -24,6 +26,8 @@ pub enum For {
     },
     /// A process that is followed while the tripwire is lifted; `None` of the host's domain.
     Followed(Option<WatchId>),
+    /// The process that was told in this rise: it has exited.
+    Told(WatchId),
 }
 
 const KIND: u32 = 60;
@@ -40,12 +44,14 @@ impl For {
             For::Inotify => (0, 0, 1),
             For::Helper => (0, 0, 2),
             For::HostPsi => (0, 0, 3),
+            For::Control => (0, 0, 9),
             For::Events(id) => (1, id.generation, id.slot),
             For::Psi(id) => (2, id.generation, id.slot),
             For::V1(id) => (3, id.generation, id.slot),
             For::Victim { serial, index } => (4, serial, index),
             For::Followed(Some(id)) => (5, id.generation, id.slot),
             For::Followed(None) => (5, 0, NO_WATCH),
+            For::Told(id) => (6, id.generation, id.slot),
         };
         let generation = (generation & GENERATION_MASK) as usize;
         Token(kind << KIND | generation << GENERATION | slot as usize)
@@ -61,12 +67,14 @@ impl For {
             (0, 1) => For::Inotify,
             (0, 2) => For::Helper,
             (0, 3) => For::HostPsi,
+            (0, 9) => For::Control,
             (1, _) => For::Events(id),
             (2, _) => For::Psi(id),
             (3, _) => For::V1(id),
             (4, _) => For::Victim { serial: generation, index: slot },
             (5, NO_WATCH) => For::Followed(None),
             (5, _) => For::Followed(Some(id)),
+            (6, _) => For::Told(id),
             _ => return None,
         })
     }
@@ -85,9 +93,10 @@ mod tests {
     fn every_token_is_read_back_as_what_it_was() {
         let ids = [(0, 0), (1, 2), (7, GENERATION_MASK), (70_000, 3)]
             .map(|(slot, generation)| WatchId { slot, generation });
-        let mut all = vec![For::Signals, For::Inotify, For::Helper, For::HostPsi];
+        let mut all = vec![For::Signals, For::Inotify, For::Helper, For::HostPsi, For::Control];
         for id in ids {
-            all.extend([For::Events(id), For::Psi(id), For::V1(id), For::Followed(Some(id))]);
+            all.extend([For::Events(id), For::Psi(id), For::V1(id)]);
+            all.extend([For::Followed(Some(id)), For::Told(id)]);
         }
         all.extend([For::Followed(None), For::Victim { serial: 9, index: 10_000 }]);
         for what in &all {

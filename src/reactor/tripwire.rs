@@ -19,7 +19,7 @@ use crate::act::tripwire;
 use crate::facts::{Figures, Limit, Mode};
 use crate::host::group::Version;
 use crate::ids::WatchId;
-use crate::policy::episode::{Step, Traits};
+use crate::policy::episode::{Input, Step, Traits};
 
 /// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
 /// milliseconds, and the call has a time-out.
@@ -33,6 +33,7 @@ impl Reactor {
         let host_total = self.host.total();
         let dry_run = self.config.host_is_dry_run();
         let stepping = self.config.host.stepping;
+        let says_last_call = !self.config.message.last_call.is_empty();
         let Some(watch) = self.watch_mut(id) else { return };
         watch.covered = covered;
         let v1 = watch.group.version() == Version::V1;
@@ -44,6 +45,10 @@ impl Reactor {
         watch.unlimited = watch.limit == Limit::Max && foreign.is_none() && !v1;
         let total = foreign.or(watch.limit.bytes()).unwrap_or(host_total);
         watch.steps = Steps::of(total, settings);
+        watch.steps.last_call = settings
+            .last_call
+            .filter(|_| settings.message && !settings.dry_run && says_last_call && !covered)
+            .map(|share| total.times(share).whole_pages());
         let touches = settings.tripwire && !settings.dry_run && !v1 && !covered;
         let touches = touches && !watch.high.lost;
         let tripwire = touches && foreign.is_none() && !watch.unlimited;
@@ -81,11 +86,18 @@ impl Reactor {
         } else {
             "".into()
         };
-        let traits = Traits { tripwire, psi: has_psi, ..Traits::of(settings) };
-        let over_warning = figures.unreclaimable() >= watch.steps.warning;
+        let last_call = watch.steps.last_call.is_some();
+        let traits = Traits { tripwire, psi: has_psi, last_call, ..Traits::of(settings) };
+        let held = figures.unreclaimable();
+        let step = if held < watch.steps.warning {
+            Step::Warning
+        } else if watch.steps.last_call.is_some_and(|step| held < step) {
+            Step::LastCall
+        } else {
+            Step::Threshold
+        };
         watch.domain.machine.set_traits(traits);
         if tripwire {
-            let step = if over_warning { Step::Threshold } else { Step::Warning };
             let wanted = watch.domain.machine.place(step);
             let value = watch.value_of(wanted);
             self.set_high(id, value);
@@ -98,10 +110,19 @@ impl Reactor {
     }
 
     /// The state machine wants the tripwire there.
-    pub(super) fn move_tripwire(&mut self, id: WatchId, step: Step) {
-        let Some(watch) = self.watch(id) else { return };
-        let value = watch.value_of(step);
+    pub(super) fn move_tripwire(&mut self, id: WatchId, step: Step) -> Option<Input> {
+        let slot = id.slot as usize;
+        self.watch(id)?;
+        let watch = self.watches[slot].as_ref()?;
+        let mut stands = None;
+        if let (Step::LastCall, Limit::At(value)) = (step, watch.value_of(step)) {
+            // Raised to less than is used already, it would have the writer reclaim the rest.
+            let past = watch.group.usage(&mut self.buffer).is_ok_and(|usage| usage >= value);
+            stands = past.then_some(Step::Threshold);
+        }
+        let value = watch.value_of(stands.unwrap_or(step));
         self.set_high(id, value);
+        stands.map(Input::Stands)
     }
 
     /// Puts a value into `memory.high` and sees to it that it stays.
@@ -385,7 +406,7 @@ impl Reactor {
         }
     }
 
-    /// v1: usage thresholds for both steps, and a look whatever crosses them
+    /// v1: usage thresholds for all steps, and a look whatever crosses them
     /// (Documentation/admin-guide/cgroup-v1/memory.rst, section 9).
     fn arm_v1(&mut self, id: WatchId) {
         use mio::Interest;
@@ -396,7 +417,8 @@ impl Reactor {
         let steps = watch.steps;
         let mut armed = Vec::new();
         let mut failure = None;
-        for threshold in [steps.warning, steps.threshold] {
+        let steps = [Some(steps.warning), steps.last_call, Some(steps.threshold)];
+        for threshold in steps.into_iter().flatten() {
             let attempt = || -> std::io::Result<EventFd> {
                 let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
                 let usage =

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
+use super::message::Rise;
 use crate::config::{Protection, Settings};
 use crate::facts::{Events, Field, Figures, Limit, Mode, Why};
 use crate::host::container::Container;
@@ -27,11 +28,13 @@ use crate::units::{Bytes, Moment};
 pub const OVERWRITES: u32 = 3;
 pub const OVERWRITES_IN: Duration = Duration::from_secs(3600);
 
-/// The two steps of a domain, in bytes.
+/// The steps of a domain, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Steps {
     pub total: Bytes,
     pub warning: Bytes,
+    /// Only where notebooks are told.
+    pub last_call: Option<Bytes>,
     pub threshold: Bytes,
 }
 
@@ -40,6 +43,7 @@ impl Steps {
         Steps {
             total,
             warning: total.times(settings.warning).whole_pages(),
+            last_call: None,
             threshold: total.times(settings.threshold).whole_pages(),
         }
     }
@@ -84,6 +88,8 @@ pub struct Domain {
     pub wanted: Option<Box<Wanted>>,
     /// The helper is reading identities; it is not asked twice.
     pub reading: bool,
+    /// Who was told, while usage is high.
+    pub rise: Option<Box<Rise>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,6 +109,7 @@ impl Domain {
             followed: Vec::new(),
             wanted: None,
             reading: false,
+            rise: None,
         }
     }
 }
@@ -207,6 +214,7 @@ impl Watch {
     pub fn value_of(&self, step: Step) -> Limit {
         match step {
             Step::Warning => Limit::At(self.steps.warning),
+            Step::LastCall => Limit::At(self.steps.last_call.unwrap_or(self.steps.threshold)),
             Step::Threshold => Limit::At(self.steps.threshold),
             Step::Lifted | Step::Absent => self.high.original,
         }

@@ -125,7 +125,7 @@ pub struct Counters {
     pub tripwire_lost: u64,
     /// Steps granted to containers without a limit that had used theirs up.
     pub steps: u64,
-    /// What was told to notebooks: `written`, or why not.
+    /// What was told to notebooks: `written-cell`, `written-log`, or why not.
     pub messages: Tally,
     /// Hooks, by what became of them.
     pub hooks: Tally,

@@ -5,6 +5,7 @@ pub mod getdents;
 pub mod memory;
 pub mod peer;
 pub mod pidfd;
+pub mod pipe;
 pub mod psi;
 pub mod random;
 pub mod spawn;

@@ -52,6 +52,21 @@ pub fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// Duplicates the process's own descriptor of this number (pidfd_getfd(2), since 5.6): what comes
+/// back is the very description that it has, with its flags, and nothing is opened. Asks for
+/// CAP_SYS_PTRACE over the process. Waits while the process is in execve: only off the loop.
+///
+/// # Errors
+/// EBADF: it has none of this number. ESRCH: it is gone. EPERM: not ours to look into. ENOSYS.
+pub fn borrow(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_getfd takes three integers and touches no memory of ours.
+    let fd =
+        checked(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })?;
+    let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just given us this descriptor (close-on-exec), nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

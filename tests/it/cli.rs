@@ -172,7 +172,9 @@ fn incidents_are_listed_told_and_passed_on_as_they_were_written() {
     let (kill, hold) = (incident("aaaa-1", Kind::Kill), incident("bbbb-2", Kind::Hold));
     let file = folder.file("incidents.jsonl", &format!("{kill}\nbroken\n{hold}\n"));
     let list = run("nbguard", words(&["incidents", "--file"], &file)).ended(Exit::Ok);
-    list.printed("aaaa").printed("bbbb").complained("1 line could not be read");
+    list.printed("aaaa")
+        .printed("bbbb")
+        .complained("1 line could not be read, skipped: incidents.jsonl:2");
     let json = run("nbguard", words(&["incidents", "--json", "--file"], &file)).ended(Exit::Ok);
     assert_eq!(json.out, format!("{kill}\n{hold}\n"));
     let one = run("nbguard", words(&["incidents", "--json", "aaaa", "--file"], &file));
@@ -183,6 +185,66 @@ fn incidents_are_listed_told_and_passed_on_as_they_were_written() {
     none.ended(Exit::Wrong).complained("cccc");
     let nowhere = Path::new("/nonexistent/incidents.jsonl");
     run("nbguard", words(&["incidents", "--file"], nowhere)).ended(Exit::Ok);
+}
+
+#[test]
+fn incidents_are_picked_by_time_container_notebook_and_kind() {
+    let folder = Folder::new("picked");
+    let (kill, hold) = (incident("aaaa-1", Kind::Kill), incident("bbbb-2", Kind::Hold));
+    let file = folder.file("i.jsonl", &format!("{kill}\n\n{hold}\n{{\"cut"));
+    let picked = |options: &[&str]| {
+        let line = [&["incidents", "--json"], options, &["--file"]].concat();
+        run("nbguard", words(&line, &file)).ended(Exit::Ok).complained("i.jsonl:4").out
+    };
+    let (kill, hold) = (format!("{kill}\n"), format!("{hold}\n"));
+    assert_eq!(picked(&["--kind", "kill"]), kill);
+    assert_eq!(picked(&["--kind", "hold,kernel-oom"]), hold);
+    assert_eq!(picked(&["--since", "2026-11-22 10:00"]), kill.clone() + &hold);
+    assert_eq!(picked(&["--since", "2026-11-23"]), "");
+    assert_eq!(picked(&["--container", "lab"]), "", "they are of no container");
+    assert_eq!(picked(&["--notebook", "a.ipynb"]), "");
+    let last = run("nbguard", words(&["incidents", "last", "--kind", "kill", "--file"], &file));
+    last.ended(Exit::Ok).printed("aaaa-1");
+    let none = run("nbguard", words(&["incidents", "--container", "lab", "--file"], &file));
+    none.ended(Exit::Ok).printed("None of the 2 incidents");
+    for line in [&["--since", "yesterday"][..], &["--kind", "murder"]] {
+        let line = [&["incidents"], line].concat();
+        run("nbguard", &line).ended(Exit::Usage).complained(line[2]);
+    }
+}
+
+#[test]
+fn commands_for_the_daemon_say_that_there_is_none() {
+    let folder = Folder::new("orders");
+    let text = format!("[guard]\nstate_dir = {:?}\n", folder.0.display().to_string());
+    let config = folder.file("nbguard.toml", &text);
+    for line in [
+        &["pause"][..],
+        &["pause", "lab", "--for", "2h"],
+        &["resume"],
+        &["protect", "lab"],
+        &["protect", "--list"],
+        &["unprotect", "lab"],
+    ] {
+        let line = [line, &["--config"]].concat();
+        run("nbguard", words(&line, &config)).ended(Exit::Wrong).complained("control.sock");
+    }
+    // Left behind by one that was killed.
+    drop(std::os::unix::net::UnixListener::bind(folder.0.join("control.sock")).unwrap());
+    let said = run("nbguard", words(&["pause", "--config"], &config)).ended(Exit::Wrong);
+    said.complained("control.sock");
+    for line in [
+        &["protect"][..],
+        &["protect", "lab", "--list"],
+        &["protect", "lab", "--json"],
+        &["protect", "lab", "--for", "2"],
+        &["pause", "--for", "soon"],
+        &["pause", "--for", "0s"],
+        &["unprotect"],
+        &["resume", "a", "b"],
+    ] {
+        run("nbguard", line).ended(Exit::Usage);
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
 //! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
 //! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
-//! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`).
+//! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`);
+//! `message` shows what notebooks are told, real ones where there is a Python with ipykernel,
+//! `orders` commands the daemon meanwhile; `top` runs in a terminal.
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
@@ -20,11 +22,14 @@ mod footprint;
 mod ground;
 mod layers;
 mod live;
+mod message;
 mod metrics;
 mod notebooks;
 mod openmetrics;
+mod orders;
 mod outside;
 mod reactor;
+mod top;
 
 use std::path::{Path, PathBuf};
 

@@ -21,6 +21,7 @@ KERNEL = re.compile(r"/kernel-([0-9a-f-]{36})\.json")
 def kernels(runtime):
     """Kernel id → pid, of kernels whose connection file is in the folder `runtime`."""
     found = {}
+    parents = {}
     for folder in pathlib.Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -30,9 +31,15 @@ def kernels(runtime):
             continue
         for word in argv:
             if word.startswith(str(runtime)) and (match := KERNEL.search(word)):
-                # The topmost: a forked child has the same argv.
-                found[match[1]] = min(int(folder.name), found.get(match[1], 1 << 30))
-    return found
+                try:
+                    stat = (folder / "stat").read_text()
+                except OSError:
+                    continue
+                parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+                found.setdefault(match[1], []).append(int(folder.name))
+    # The topmost: a forked child has the same argv.
+    return {kernel: next((pid for pid in pids if parents[pid] not in pids), pids[0])
+            for kernel, pids in found.items()}
 
 
 def resident(pid):

@@ -203,14 +203,21 @@ class Views(unittest.TestCase):
         places = view.Places("/home/u")
         places.learn([{"path": "own.ipynb", "kernel": {"id": KERNEL}}])
         source = dict({"usage": 90, "unreclaimable": 50, "total": 100, "warning": 80, "threshold": 90,
-                       "notebooks": [row(), row(pid=8, kernel_id="other", notebook="/home/v/secret.ipynb")],
+                       "notebooks": [row(because="larger than /home/u/b.ipynb"), row(pid=8, kernel_id="other", notebook="/home/v/secret.ipynb")],
                        "would": {"end": 8, "reason": "largest", "sentence": "Ends secret.ipynb"}}, **changes)
         return view.container({"containers": [source]}, places, hide_foreign)
 
     def test_the_session_names_a_notebook_before_its_environment_does(self):
         own, other = self.container()["notebooks"]
         self.assertEqual((own["path"], own["own"]), ("own.ipynb", True))
+        self.assertEqual(own["because"], "larger than b.ipynb")
         self.assertEqual((other["path"], other["own"]), (None, False))
+
+    def test_hidden_names_are_hidden_in_sentences_too(self):
+        shown = self.container(hide_foreign=True)
+        self.assertIsNone(shown["would"]["sentence"])
+        own = self.container(hide_foreign=True, would={"end": 7, "sentence": "Ends /home/u/own.ipynb"})
+        self.assertEqual(own["would"]["sentence"], "Ends own.ipynb")
 
     def test_names_of_others_can_be_hidden(self):
         shown = self.container(hide_foreign=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 
 BINARIES = ("chromium", "chromedriver")
@@ -56,7 +57,7 @@ def missing():
     try:
         import selenium  # noqa: F401
     except ImportError:
-        lacks.append("selenium for " + __import__("sys").executable)
+        lacks.append("selenium for " + sys.executable)
     return lacks
 
 

@@ -43,7 +43,7 @@ def bars_are_as_long_as_the_figures(browser, guard, _):
           return {id: card.id.replace("container=", ""),
             parts: [...card.querySelectorAll(".bar > .seg")].map(seg => seg.getBoundingClientRect().width / bar.width)};
         });""")}
-    boxes = guard.containers["containers"]
+    boxes = browser.js("return view.data.containers")
     same(len(shown), len(boxes), "containers")
     for box in boxes:
         parts = figures_of(box)
@@ -107,6 +107,7 @@ def the_keyboard_reaches_everything(browser, guard):
         ActionChains(browser.driver).send_keys(Keys.TAB).perform()
     same(browser.js("return reached.size"), wanted, "reached")
     same(browser.js("return unseen"), [], "focus that cannot be seen")
+    same(browser.js("return [...reached].filter(el => el.closest('[aria-hidden]')).length"), 0, "reached, and told to nobody")
 
 
 def a_key_opens_a_row_and_a_refresh_keeps_it(browser, guard):
@@ -307,7 +308,7 @@ def what_is_not_known_is_not_zero(browser, guard):
 def an_empty_host_says_so(browser, guard):
     guard.play("empty")
     browser.open(guard.address)
-    same(browser.text("#cards"), ["No container is watched yet."], "containers")
+    same(browser.text("#cards"), ["No container is watched."], "containers")
     assert "Nothing has happened yet." in browser.text("#list")[0]
 
 

@@ -52,8 +52,8 @@ def container(name, limit, books, cache=0, state="quiet", psi=0.0, mode="high+ps
         "unattributed": {"count": 2 if loose else 0, "memory": loose,
                          "top": [{"pid": 7101, "name": "bash", "memory": loose // 3}, {"pid": 7102, "name": "tini", "memory": loose // 9}] if loose else []},
         "would": {"end": end, "reason": "largest" if end else "no-workloads",
-                  "sentence": (f"If memory ran short now, {first['notebook'] or first['name']} would end: it holds the most.") if first
-                  else "Nobody could end: there is no notebook."}}
+                  "sentence": (f"Ends {first['notebook'] or first['name']}: it holds {first['memory'] // MIB if first['memory'] else '?'} MiB, the most.") if first
+                  else "Holds: there is no notebook."}}
     value.update(more)
     return value
 

@@ -18,7 +18,7 @@ FILES = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")
 
 def policy():
     """The same words that the daemon sends."""
-    text = re.search(r'POLICY: &str =\s*"(.*?)";', (SOURCE / "page.rs").read_text(), re.S)[1]
+    text = re.search(r"Content-Security-Policy: (.*?)\\r", (SOURCE / "answer.rs").read_text(), re.S)[1]
     return re.sub(r"\\\n\s*", "", text)
 
 

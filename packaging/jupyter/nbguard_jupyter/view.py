@@ -66,6 +66,10 @@ class Places:
             return notebook[len(self.root) + 1:]
         return self.before.get(kernel)
 
+    def shorten(self, sentence):
+        """A sentence of the guard's with the paths as this server names them."""
+        return sentence.replace(self.root + "/", "") if sentence and self.root else sentence
+
     def own(self, kernel):
         return kernel in self.now
 
@@ -88,6 +92,7 @@ def container(answer, places, hide_foreign=False):
     shown["servers"] = sum(number(row.get("memory")) or 0 for row in rows(source.get("servers"), 1000))
     shown["unattributed"] = pick(table(source.get("unattributed")), ("count", "memory"), ())
     shown["would"] = pick(table(source.get("would")), ("end",), ("reason", "sentence"))
+    shown["would"]["sentence"] = places.shorten(shown["would"]["sentence"])
     if hide_foreign and not any(row["own"] and row["pid"] == shown["would"]["end"]
                                 for row in shown["notebooks"]):
         shown["would"]["sentence"] = None
@@ -101,6 +106,7 @@ def notebook(source, places, hide_foreign):
         ("name", "notebook", "kernel_id", "eligible", "because"))
     shown["own"] = places.own(shown["kernel_id"])
     shown["path"] = places.path(shown["kernel_id"], shown["notebook"])
+    shown["because"] = places.shorten(shown["because"])
     if hide_foreign and not shown["own"]:
         shown.update(name=None, notebook=None, kernel_id=None, path=None, because=None)
     return shown
@@ -120,6 +126,7 @@ def incident(source, places):
         ("freed", "kernel_oom_kills"),
         ("id", "time", "kind", "verdict", "reason", "sentence", "trigger"),
         ("dry_run",))
+    shown["sentence"] = places.shorten(shown["sentence"])
     shown["figures"] = pick(table(source.get("figures")),
                             ("usage", "unreclaimable", "total", "threshold"), ())
     victim = source.get("victim")

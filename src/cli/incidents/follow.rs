@@ -11,30 +11,40 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-use super::read::{self, Line, Splitter};
+use super::filter::Filter;
+use super::read::{self, Line, Record, Splitter};
 use super::tell;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::out::{self, Paint};
 
-pub fn run(path: &Path, before: usize, json: bool, out: &mut dyn Write) -> Outcome {
+pub fn run(
+    path: &Path,
+    before: usize,
+    json: bool,
+    filter: &Filter,
+    out: &mut dyn Write,
+) -> Outcome {
     let paint = Paint::for_stdout();
     let words = |e: Errno| Failure::wrong(format!("inotify: {}", e.desc()));
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(words)?;
     let mut watch = watch_nearest(&inotify, path, None).map_err(words)?;
     let show = |line: Line<'_>, out: &mut dyn Write| match read::parse(line) {
+        Some(Ok(record)) if !filter.takes(&record.incident) => Ok(()),
         Some(Ok(record)) if json => writeln!(out, "{}", out::quiet_json(&record.line)),
         Some(Ok(record)) => writeln!(out, "{}", tell::line(&record.incident, paint)),
         Some(Err(())) => writeln!(io::stderr(), "nbguard: a line could not be read, skipped"),
         None => Ok(()),
     };
     let earlier = read::all(path).map_err(Failure::wrong)?;
-    let skip = earlier.records.len().saturating_sub(before);
     // What is in the file now is in `earlier`, except what was added while it was read. So it is
     // read again, and the records of `earlier` are known by their ids.
     let known: Vec<String> = earlier.records.iter().map(|r| r.incident.id.clone()).collect();
-    for record in &earlier.records[skip..] {
+    let asked: Vec<&Record> =
+        earlier.records.iter().filter(|record| filter.takes(&record.incident)).collect();
+    for record in &asked[asked.len().saturating_sub(before)..] {
         show(Line::Whole(record.line.as_bytes()), out)?;
     }
+    drop(asked);
     drop(earlier);
     let mut tail = Tail::default();
     tail.read(path, |line| match line {

@@ -1,11 +1,12 @@
 //! `nbguard incidents`: the record, as a table, one told in full, or as it is written.
-//! Reads the rotated files too. A line that cannot be read is skipped and counted.
+//! Reads the rotated files too. A line that cannot be read is skipped, counted and named.
 
+mod filter;
 mod follow;
 mod read;
 mod tell;
 
-pub use tell::{RANKING, cells};
+pub use tell::{RANKING, cells, dead_in, full, short, what, when, whom, whose};
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct IncidentsArgs {
     /// The record, if not the one that the configuration names
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub filter: filter::Filter,
 }
 
 /// What `--follow` shows of what has been, unless `--last` says otherwise; as tail(1).
@@ -45,12 +48,15 @@ pub fn run(config: &Path, args: &IncidentsArgs, out: &mut dyn Write) -> Outcome 
         None => record_path(config),
     };
     if let Some(id) = &args.id {
-        return one(&path, id, args.json, out);
+        return one(&path, id, args, out);
     }
     if args.follow {
-        return follow::run(&path, args.last.unwrap_or(SHOWN_BEFORE), args.json, out);
+        let before = args.last.unwrap_or(SHOWN_BEFORE);
+        return follow::run(&path, before, args.json, &args.filter, out);
     }
     let mut found = read::all(&path).map_err(Failure::wrong)?;
+    let all = found.records.len();
+    found.records.retain(|record| args.filter.takes(&record.incident));
     if let Some(last) = args.last {
         found.records.drain(..found.records.len().saturating_sub(last));
     }
@@ -58,6 +64,12 @@ pub fn run(config: &Path, args: &IncidentsArgs, out: &mut dyn Write) -> Outcome 
         for record in &found.records {
             writeln!(out, "{}", out::quiet_json(&record.line))?;
         }
+    } else if found.records.is_empty() && all > 0 {
+        writeln!(
+            out,
+            "None of the {} was asked for",
+            out::counted(all as u64, "incident", "incidents")
+        )?;
     } else if found.records.is_empty() {
         writeln!(out, "No incidents in {}", path.display())?;
     } else {
@@ -65,6 +77,14 @@ pub fn run(config: &Path, args: &IncidentsArgs, out: &mut dyn Write) -> Outcome 
     }
     count_skipped(&found);
     Ok(Exit::Ok)
+}
+
+/// Every record that can be read, the oldest first: for `nbguard top`.
+///
+/// # Errors
+/// As [`read::all`].
+pub fn recorded(path: &Path) -> Result<Vec<crate::report::Incident>, String> {
+    Ok(read::all(path)?.records.into_iter().map(|record| record.incident).collect())
 }
 
 /// Where the daemon writes its record. A configuration with errors must not hide what happened,
@@ -81,8 +101,9 @@ fn record_path(config: &Path) -> PathBuf {
     }
 }
 
-fn one(path: &Path, id: &str, json: bool, out: &mut dyn Write) -> Outcome {
-    let found = read::all(path).map_err(Failure::wrong)?;
+fn one(path: &Path, id: &str, args: &IncidentsArgs, out: &mut dyn Write) -> Outcome {
+    let mut found = read::all(path).map_err(Failure::wrong)?;
+    found.records.retain(|record| args.filter.takes(&record.incident));
     let mut matching =
         found.records.iter().filter(|record| id == "last" || record.incident.id.starts_with(id));
     let record = if id == "last" { matching.next_back() } else { matching.next() };
@@ -94,7 +115,7 @@ fn one(path: &Path, id: &str, json: bool, out: &mut dyn Write) -> Outcome {
     if id != "last" && matching.any(|other| other.incident.id != record.incident.id) {
         return Err(Failure::wrong(format!("more than one incident begins with {id}")));
     }
-    if json {
+    if args.json {
         writeln!(out, "{}", out::quiet_json(&record.line))?;
     } else {
         write!(out, "{}", tell::full(&record.incident, out::Paint::for_stdout()))?;
@@ -104,11 +125,16 @@ fn one(path: &Path, id: &str, json: bool, out: &mut dyn Write) -> Outcome {
 
 fn count_skipped(found: &Read) {
     if found.broken > 0 {
-        let lines = if found.broken == 1 { "line" } else { "lines" };
+        let lines = out::counted(found.broken, "line", "lines");
+        let more = if found.named.len() as u64 == found.broken { "" } else { ", …" };
+        let named = found.named.join(", ");
         let _ =
-            writeln!(io::stderr(), "nbguard: {} {lines} could not be read, skipped", found.broken);
+            writeln!(io::stderr(), "nbguard: {lines} could not be read, skipped: {named}{more}");
     }
 }
+
+#[cfg(test)]
+pub use tests::incident as an_incident;
 
 #[cfg(test)]
 mod tests {
@@ -120,7 +146,7 @@ mod tests {
     use crate::units::Bytes;
     use std::fs;
 
-    pub(super) fn incident(id: &str, notebook: &str) -> Incident {
+    pub fn incident(id: &str, notebook: &str) -> Incident {
         let row = Row {
             pid: 4242,
             start: 1,
@@ -189,6 +215,7 @@ mod tests {
             last: None,
             json: false,
             file: Some(file.to_owned()),
+            filter: filter::Filter::default(),
         }
     }
 
@@ -209,7 +236,9 @@ mod tests {
         fs::write(dir.join("incidents.jsonl.2"), line("aaaa-1")).unwrap();
         fs::write(dir.join("incidents.jsonl.1"), line("bbbb-2") + "{\"cut\n").unwrap();
         fs::write(&file, [line("cccc-3").as_bytes(), b"\xff\xfe\n"].concat()).unwrap();
-        assert_eq!(read::all(&file).unwrap().broken, 2);
+        let found = read::all(&file).unwrap();
+        assert_eq!(found.broken, 2);
+        assert_eq!(found.named, ["incidents.jsonl.1:2", "incidents.jsonl:2"]);
         let text = said(&asked(&file)).unwrap();
         let at = |id: &str| text.find(id).unwrap();
         assert!(at("aaaa") < at("bbbb") && at("bbbb") < at("cccc"), "{text}");

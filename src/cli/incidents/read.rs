@@ -20,7 +20,12 @@ pub struct Record {
 pub struct Read {
     pub records: Vec<Record>,
     pub broken: u64,
+    /// Where the first of those are: `incidents.jsonl.1:7`.
+    pub named: Vec<String>,
 }
+
+/// Places of broken lines that are named; the others are counted.
+const NAMED: usize = 8;
 
 /// Everything in `path` and in the files that it was rotated to.
 ///
@@ -31,7 +36,7 @@ pub fn all(path: &Path) -> Result<Read, String> {
     for file in files(path) {
         let words = |e: io::Error| format!("{}: {e}", file.display());
         match File::open(&file) {
-            Ok(open) => lines(&mut BufReader::new(open), &mut found).map_err(words)?,
+            Ok(open) => lines(&mut BufReader::new(open), &file, &mut found).map_err(words)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(words(e)),
         }
@@ -57,8 +62,23 @@ fn files(path: &Path) -> Vec<PathBuf> {
     rotated.into_iter().map(|(_, file)| file).chain([path.to_owned()]).collect()
 }
 
-fn lines(from: &mut impl BufRead, found: &mut Read) -> io::Result<()> {
+fn lines(from: &mut impl BufRead, file: &Path, found: &mut Read) -> io::Result<()> {
     let mut split = Splitter::default();
+    let mut number = 0;
+    let mut take = |line: Line<'_>, found: &mut Read| {
+        number += 1;
+        match parse(line) {
+            Some(Ok(record)) => found.records.push(record),
+            Some(Err(())) => {
+                found.broken += 1;
+                if found.named.len() < NAMED {
+                    let name = file.file_name().unwrap_or_default().to_string_lossy();
+                    found.named.push(format!("{name}:{number}"));
+                }
+            }
+            None => {}
+        }
+    };
     loop {
         let piece = from.fill_buf()?;
         if piece.is_empty() {
@@ -72,14 +92,6 @@ fn lines(from: &mut impl BufRead, found: &mut Read) -> io::Result<()> {
         take(line, found);
     }
     Ok(())
-}
-
-fn take(line: Line<'_>, found: &mut Read) {
-    match parse(line) {
-        Some(Ok(record)) => found.records.push(record),
-        Some(Err(())) => found.broken += 1,
-        None => {}
-    }
 }
 
 /// A line as a record; `None` where it is empty.

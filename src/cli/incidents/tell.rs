@@ -8,24 +8,51 @@ use crate::report::{Incident, Kind, ProcessRecord, Row};
 /// Members that are listed of each workload.
 const MEMBERS_SHOWN: usize = 16;
 
-/// A table, one row each.
+/// A table, one row each: when, what, who, why, how long it took, what came back, who was told.
 pub fn list(records: &[super::read::Record]) -> String {
-    let rows: Vec<Vec<String>> = records
-        .iter()
-        .map(|record| {
-            let incident = &record.incident;
-            vec![
-                short(&incident.id),
-                safe(&incident.time, 32),
-                what(incident).to_owned(),
-                whose(incident),
-                whom(incident),
-                incident.victim.as_ref().map(|v| v.memory.to_string()).unwrap_or_default(),
-                safe(&incident.reason, CELL_MAX),
-            ]
-        })
-        .collect();
-    out::table(&["ID", "TIME", "WHAT", "CONTAINER", "NOTEBOOK", ">MEMORY", "WHY"], &rows)
+    let rows: Vec<Vec<String>> = records.iter().map(|record| cells_of(&record.incident)).collect();
+    let headings =
+        ["ID", "WHEN", "WHAT", "CONTAINER", "NOTEBOOK", "WHY", ">DEAD IN", ">FREED", "TOLD"];
+    out::table(&headings, &rows)
+}
+
+fn cells_of(incident: &Incident) -> Vec<String> {
+    vec![
+        short(&incident.id),
+        when(incident),
+        what(incident).to_owned(),
+        whose(incident),
+        whom(incident),
+        safe(&incident.reason, CELL_MAX),
+        dead_in(incident).map_or_else(none, out::micros),
+        incident.freed.map_or_else(none, |freed| freed.to_string()),
+        told(incident),
+    ]
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// `2026-11-22 10:00:00`, UTC; a time that is none as it stands.
+pub fn when(incident: &Incident) -> String {
+    let time = incident.time.get(..19).filter(|time| time.is_ascii());
+    safe(&time.unwrap_or(&incident.time).replace('T', " "), 32)
+}
+
+/// From the first event until the tree was dead.
+pub fn dead_in(incident: &Incident) -> Option<u64> {
+    let t = &incident.timings;
+    Some(t.event_to_signal_us?.saturating_add(t.signal_to_dead_us?))
+}
+
+/// Whether the notebook was: the first word; the reason is in the whole story.
+fn told(incident: &Incident) -> String {
+    match incident.message.split(':').next().unwrap_or_default() {
+        _ if incident.victim.is_none() || incident.dry_run => none(),
+        "" => none(),
+        word => safe(word, 32),
+    }
 }
 
 /// One line, for `--follow`.
@@ -43,11 +70,12 @@ pub fn line(incident: &Incident, paint: Paint) -> String {
     )
 }
 
-fn short(id: &str) -> String {
+/// The characters that name an incident.
+pub fn short(id: &str) -> String {
     safe(id.get(..8).unwrap_or(id), CELL_MAX)
 }
 
-fn what(incident: &Incident) -> &'static str {
+pub fn what(incident: &Incident) -> &'static str {
     match (incident.kind, incident.dry_run) {
         (Kind::Kill, false) => "ended",
         (Kind::Kill, true) => "would end",
@@ -56,7 +84,7 @@ fn what(incident: &Incident) -> &'static str {
     }
 }
 
-fn whose(incident: &Incident) -> String {
+pub fn whose(incident: &Incident) -> String {
     match &incident.container {
         Some(container) if !container.name.is_empty() => safe(&container.name, CELL_MAX),
         Some(container) => safe(container.id.get(..12).unwrap_or(&container.id), CELL_MAX),
@@ -64,7 +92,7 @@ fn whose(incident: &Incident) -> String {
     }
 }
 
-fn whom(incident: &Incident) -> String {
+pub fn whom(incident: &Incident) -> String {
     match &incident.victim {
         Some(victim) => safe(victim.notebook.as_ref().unwrap_or(&victim.name), CELL_MAX),
         None => "-".to_owned(),
@@ -185,15 +213,17 @@ fn victim(text: &mut String, incident: &Incident) {
         ("signal to dead", t.signal_to_dead_us),
         ("signal to memory back", t.signal_to_back_us),
     ];
+    let whole = dead_in(incident).map(|us| format!("event to dead {}", out::micros(us)));
     let steps: Vec<String> = steps
         .into_iter()
         .filter_map(|(step, us)| Some(format!("{step} {}", out::micros(us?))))
+        .chain(whole)
         .collect();
     if !steps.is_empty() {
         field(text, "timings", steps.join(", "));
     }
     if !incident.message.is_empty() {
-        field(text, "message", safe(&incident.message, LINE_MAX));
+        field(text, "told", safe(&incident.message, LINE_MAX));
     }
 }
 

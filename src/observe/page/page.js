@@ -3,7 +3,6 @@
 "use strict";
 
 const EVERY = 5000; // ms from an answer to the next question
-const PATIENCE = 10000; // ms for an answer
 const DAY = 86400000;
 const FEW = 8, SOME = 20; // rows of a table, and episodes, before "show all"
 const MOST = 200; // episodes that are asked for
@@ -111,14 +110,14 @@ function segments(box) {
 	add("book.tone5", "further notebooks", box.sum - sum(parts));
 	add("server", "notebook server", sum(box.servers));
 	add("loose", "other processes", box.unattributed.memory);
-	add("kernel", "in no process", box.unreclaimable - sum(parts));
+	add("kernel", "shared or in no process", box.unreclaimable - sum(parts));
 	add("cache", "reclaimable cache", box.usage - sum(parts));
 	return parts;
 }
 
 function bar(box, name) {
 	const parts = segments(box);
-	// More than all is possible: a notebook's memory counts what is swapped out.
+	// Can be more than all: a notebook's memory counts what is swapped out.
 	const end = Math.max(box.total, sum(parts)) || 1;
 	const at = value => 100 * (value || 0) / end;
 	const books = parts.filter(each => each.number);
@@ -142,7 +141,8 @@ function bar(box, name) {
 
 // ---- A container
 
-const STATES = {warned: "above its warning", pressed: "short of memory", silenced: "filled by page cache",
+const HIGH = "above its warning";
+const STATES = {quiet: HIGH, warned: HIGH, pressed: "short of memory", silenced: "filled by page cache",
 	killing: "ending a notebook", cooling: "just relieved", lifted: "brake lifted"};
 const isLoud = box => ["pressed", "deciding", "killing", "lifted"].includes(box.state);
 
@@ -161,7 +161,7 @@ function ranking(rows, box, key, caption, mark) {
 			const id = key + "/" + row.pid, chosen = row.pid === box.would.end, told = chosen || row.eligible !== "yes";
 			return [
 				h("tr", {"data-key": id}, h("th", {scope: "row"}, h("i.rank.seg.book." + tone(n), n + 1), h("div",
-					h("span.name", foreign(nameOf(row))), told && h("em", chosen ? mark : "may not end"),
+					h("span.name", foreign(nameOf(row))), told && h(chosen ? "em" : "em.not", chosen ? mark : "may not end"),
 					(told || row.members) && foreign(row.because || row.eligible, 200),
 					h("small", [row.notebook && brief(row.name), "pid " + row.pid, known(row.uid) && "uid " + row.uid,
 						row.lower !== row.upper && `${size(row.lower)} to ${size(row.upper)}`].filter(Boolean).join(" · ")))),
@@ -180,7 +180,7 @@ function others({servers, unattributed: {count, top}}, key) {
 }
 
 function card(box, open) {
-	const key = "container=" + box.id, mood = isLoud(box) ? "loud" : box.state === "quiet" ? "calm" : "warm";
+	const key = "container=" + box.id, mood = isLoud(box) ? "loud" : box.state !== "quiet" || box.unreclaimable > box.warning ? "warm" : "calm";
 	const badges = [mood !== "calm" && (STATES[box.state] || brief(box.state)), box.paused && "paused", box.protected && "protected", box.dry_run && "dry run"];
 	return h("article." + mood, {"data-key": key, id: key, tabindex: -1},
 		h("div.row", h("h3", h("a", {href: "#" + key}, foreign(box.name || box.id))),
@@ -190,13 +190,13 @@ function card(box, open) {
 			" · pressure ", percent(box.psi_some_avg10)),
 		bar(box, box.name),
 		!box.notebooks_total ? h("p", "No notebook is running here.") : [
-			h("p.would", foreign(box.would.sentence)),
+			h("p.would", "If memory ran short now: ", foreign(box.would.sentence)),
 			fold(key + "/books", many(box.notebooks_total, "notebook"),
 				() => ranking(box.notebooks, box, key, "Notebooks of " + brief(box.name), "would end first"), open || mood !== "calm")],
 		h("div", others(box, key)));
 }
 
-// To its threshold, in steps of 5 %: cards must not change places at every refresh.
+// In steps of 5 %: cards must not change places at every refresh.
 const nearness = box => isLoud(box) ? 99 : Math.floor(20 * box.usage / box.threshold);
 const matches = (...texts) => texts.some(text => text?.toLowerCase().includes(view.filter));
 const recent = each => Date.now() - Date.parse(each.time) < DAY;
@@ -214,18 +214,18 @@ function drawContainers({containers, host, paused}) {
 				host.swap_total ? size(host.swap_free) + " swap free" : "no swap", "cgroup " + brief(host.mode)] : [],
 			many(containers.reduce((all, box) => all + box.notebooks_total, 0), "notebook"),
 		].map(text => h("span", text)), h("a", {href: "#episodes"}, many(view.episodes.filter(recent).length, "episode") + " in 24 h")),
-		paused && h("p.alarm", "The guard is paused: it watches, and ends nobody."));
+		paused && h("p.alarm", "The guard is paused and ends nobody."));
 	$("count").textContent = found.length < containers.length ? `${found.length} of ${containers.length}` : found.length || "";
 	$("filter").hidden = !host;
 	show("cards", found.map(box => card(box, containers.length < 4)), !found.length && h("p",
-		containers.length ? "Nothing matches." : "No container is watched yet."));
+		containers.length ? "Nothing matches." : "No container is watched."));
 }
 
 // ---- Episodes
 
 const KINDS = new Map([["kill", "ended"], ["hold", "held"], ["kernel-oom", "OOM kill"]]);
 
-// Whatever the record says, by its names there: a new figure is shown, too.
+// All that the record says, by its names there.
 const flat = (value, name) => value?.constructor === Object ? Object.entries(value).flatMap(([key, each]) => flat(each, name + " " + key)) : [[name, value]];
 const told = (name, value) => value === null ? "unknown" : /psi/.test(name) ? percent(value)
 	: /^figures|memory|freed/.test(name) ? size(value)
@@ -292,7 +292,7 @@ function drawAge() {
 
 async function ask(what) {
 	const token = sessionStorage.getItem("nbguard");
-	const answer = await fetch("api/v1/" + what, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE),
+	const answer = await fetch("api/v1/" + what, {cache: "no-store", signal: AbortSignal.timeout(2 * EVERY),
 		headers: token ? {Authorization: "Bearer " + token} : {}});
 	const body = await answer.json().catch(() => ({}));
 	if (!answer.ok) throw Object.assign(Error(answer.status + " " + body.error), {status: answer.status});

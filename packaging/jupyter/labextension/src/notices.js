@@ -117,7 +117,7 @@ class Notices {
       element('p', 'nbguard-note', new Date(incident.time).toLocaleString()), ...account(incident),
       element('p', '', 'What it had in memory is lost. The file, and the output that it had until then, are not.'));
     void this.lab.showDialog({
-      title: short(headline(incident), 80),
+      title: headline(incident),
       body: new this.lab.Widget({ node }),
       buttons: [this.lab.Dialog.okButton()],
     });

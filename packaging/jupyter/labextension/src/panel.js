@@ -218,18 +218,16 @@ class Panel {
 function headline(incident) {
   const victim = incident.victim;
   if (incident.kind === 'kill' && victim) {
-    return `${called(victim)} ${incident.dry_run ? 'would have been ended' : 'was ended'}, ${bytes(victim.memory)}`;
+    return `${short(called(victim), 80)} ${incident.dry_run ? 'would have been ended' : 'was ended'}, ${bytes(victim.memory)}`;
   }
   return incident.kind === 'kernel-oom' ? 'The kernel ended a process' : 'Nothing was ended';
 }
 
 /** The whole of an incident, for the list and for the dialog. */
 function account(incident) {
-  const figures = incident.figures || {};
   const parts = [element('p', '', incident.sentence || '')];
-  if (figures.total) {
-    parts.push(element('p', 'nbguard-note', `${bytes(used(figures))} of ${bytes(figures.total)} were in use, `
-      + `the threshold was ${bytes(figures.threshold)}.${incident.freed ? ` ${bytes(incident.freed)} came back.` : ''}`));
+  if (incident.freed) {
+    parts.push(element('p', 'nbguard-note', `${bytes(incident.freed)} came back.`));
   }
   if (incident.stack?.length) {
     parts.push(element('p', 'nbguard-note', 'It was running:'), element('pre', '', incident.stack.join('\n')));

@@ -39,7 +39,7 @@ function level(container) {
 }
 
 /** The last part of a path, for narrow places. */
-function short(path, most = 40) {
+function short(path, most) {
   const name = path.split('/').pop() || path;
   return name.length > most ? `${name.slice(0, most - 1)}…` : name;
 }

@@ -1,0 +1,377 @@
+//! Telling notebooks: whom, what, and a thread that does it. A pipe of somebody's may keep its
+//! writer waiting (its lock, not its room), so nothing of it is touched in the loop: a thread is
+//! started for each text, and ends with it. The signal of a kill waits for none of this.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ::log::{debug, info};
+use mio::Interest;
+
+use super::Reactor;
+use super::helper::{Answer, Asker};
+use super::token::For;
+use crate::act::message::{Place, Skip, Stderr, Told};
+use crate::config::Signal;
+use crate::host::procs;
+use crate::ids::{ProcKey, WatchId};
+use crate::parse::escape::escape;
+use crate::parse::template::{self, Values};
+use crate::policy::decide::{Kill, Verdict, View};
+use crate::policy::episode::Notice;
+use crate::report::Incident;
+use crate::roots::{Buffer, Roots};
+use crate::sys::{pidfd, pipe};
+use crate::units::{Bytes, Moment, Share};
+
+/// It lists a directory and formats a line.
+const STACK: usize = 64 * 1024;
+/// Threads at once. Whoever holds up his own pipe holds up no more than two of them.
+const THREADS_MAX: usize = 8;
+const THREADS_OF_ONE: u8 = 2;
+/// The same notebook is not told the same again before this, however usage goes up and down.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Texts that are remembered for that.
+const RECENT_MAX: usize = 128;
+
+/// What is kept over all domains.
+#[derive(Default)]
+pub(super) struct Messages {
+    threads: Arc<AtomicUsize>,
+    recent: VecDeque<(ProcKey, Notice, Moment)>,
+    /// Pipes that no thread could be had for to close them.
+    left: Vec<Stderr>,
+}
+
+impl Messages {
+    fn is_new(&mut self, key: ProcKey, notice: Notice, now: Moment) -> bool {
+        self.recent.retain(|(.., at)| now.since(*at) < AGAIN);
+        if self.recent.iter().any(|(known, told, _)| *known == key && *told == notice) {
+            return false;
+        }
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((key, notice, now));
+        true
+    }
+
+    /// Does it on a thread of its own. `false`: there are too many already.
+    fn start(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        self.threads.fetch_add(1, Ordering::AcqRel);
+        let counted = Counted(Arc::clone(&self.threads));
+        let named = thread::Builder::new().name("message".into()).stack_size(STACK);
+        // One that could not be started has dropped its work, and the count with it.
+        named
+            .spawn(move || {
+                work();
+                drop(counted);
+            })
+            .is_ok()
+    }
+
+    fn has_room(&self) -> bool {
+        self.threads.load(Ordering::Acquire) < THREADS_MAX
+    }
+
+    /// Lets go of pipes, off the loop.
+    fn close(&mut self, stderr: Option<Stderr>) {
+        self.left.extend(stderr);
+        if self.left.is_empty() || !self.has_room() {
+            return;
+        }
+        let left = std::mem::take(&mut self.left);
+        self.start(move || drop(left));
+    }
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Who was told in this rise of a domain, the last one.
+#[derive(Debug)]
+pub(super) struct Rise {
+    key: ProcKey,
+    /// What came of the last text; `None`: the thread has not answered yet.
+    told: Option<Told>,
+    in_flight: u8,
+    kept: Option<Kept>,
+}
+
+/// Where the last text can go.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// When it exits the pipe is let go of: whoever reads it waits for its end.
+    process: OwnedFd,
+    stderr: Stderr,
+}
+
+impl Reactor {
+    /// Tells the notebook that would end, if there is one that matters.
+    pub(super) fn tell(&mut self, who: Asker, notice: Notice) {
+        let Some(id) = who else { return };
+        let text = match notice {
+            Notice::Warning => &self.config.message.warning,
+            Notice::LastCall => &self.config.message.last_call,
+        };
+        // Of somebody who is being ended nothing more is foretold.
+        let ends = matches!(self.scratch.verdict, Some(Verdict::Kill(_)));
+        if text.is_empty() || ends {
+            return;
+        }
+        let text = text.clone();
+        let now = self.now();
+        let Some((kill, holds)) = self.would_end(who) else { return };
+        if !self.messages.is_new(kill.root, notice, now) {
+            return;
+        }
+        let Some(text) = self.fill(id, &kill, holds, &text) else { return };
+        let Some(watch) = self.watch_mut(id) else { return };
+        // A process that is killed at once shows nothing any more: only a log has use for a pipe.
+        let keep_cell = watch.settings.signals.first() != Some(&Signal::Kill);
+        let key = kill.root;
+        let rise = &mut watch.domain.rise;
+        let mut old = None;
+        if rise.as_ref().is_none_or(|rise| rise.key != key) {
+            let new = Rise { key, told: None, in_flight: 0, kept: None };
+            old = rise.replace(Box::new(new)).and_then(|rise| rise.kept);
+        }
+        let in_flight = rise.as_ref().map_or(0, |rise| rise.in_flight);
+        self.drop_kept(old);
+        let reply = self.helper.reply();
+        let roots = Arc::clone(&self.roots);
+        let started = in_flight < THREADS_OF_ONE
+            && self.messages.start(move || {
+                let (told, kept) = say(&roots, key, text, keep_cell);
+                reply.give(Answer::Told { watch: id, key, notice: Some(notice), told, kept });
+            });
+        if !started {
+            return self.on_told(id, key, Some(notice), Told::Skipped(Skip::Busy), None);
+        }
+        if let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) {
+            rise.in_flight += 1;
+        }
+    }
+
+    /// The signals are out. Where somebody else reads what the process wrote, he is told.
+    pub(super) fn tell_ended(&mut self, who: Asker) {
+        let (Some(id), Some(Verdict::Kill(kill))) = (who, self.scratch.verdict) else { return };
+        let holds = self.scratch.ranking.row(kill.workload).map_or(Bytes::ZERO, |row| row.figure());
+        let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) else {
+            return;
+        };
+        if rise.key != kill.root || rise.in_flight >= THREADS_OF_ONE {
+            return;
+        }
+        let Some(kept) = rise.kept.take() else { return };
+        self.deregister(kept.process.as_raw_fd());
+        let text = self.config.message.ended.clone();
+        let filled = match text.is_empty() {
+            true => None,
+            false => self.fill(id, &kill, holds, &text),
+        };
+        let Some(text) = filled.filter(|_| self.messages.has_room()) else {
+            return self.messages.close(Some(kept.stderr));
+        };
+        let reply = self.helper.reply();
+        let key = kill.root;
+        let started = self.messages.start(move || {
+            let told = kept.stderr.put(&laid_out(text, kept.stderr.place));
+            drop(kept);
+            reply.give(Answer::Told { watch: id, key, notice: None, told, kept: None });
+        });
+        if !started {
+            return self.on_told(id, key, None, Told::Skipped(Skip::Busy), None);
+        }
+        if let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) {
+            rise.in_flight += 1;
+        }
+    }
+
+    fn fill(&self, id: WatchId, kill: &Kill, holds: Bytes, text: &str) -> Option<String> {
+        let watch = self.watch(id)?;
+        let workload = self.scratch.forest.workloads().get(kill.workload as usize)?;
+        let view = View::of(workload, &watch.domain.identities);
+        let root = self.scratch.procs.get(workload.root_index as usize)?;
+        let process;
+        let notebook = match view.notebook.or(view.kernel_id) {
+            Some(name) => name,
+            None => {
+                process = format!("process {} ({})", root.key.pid, escape(root.comm.bytes(), 64));
+                &process
+            }
+        };
+        let usage = self.scratch.figures.as_ref()?.usage;
+        let total = watch.steps.total;
+        let share = Share::of(usage, total).unwrap_or(Share::ZERO);
+        let values = Values {
+            notebook,
+            container: watch.name(),
+            memory: &holds.to_string(),
+            share: &Share(share.0 / 100 * 100).to_string(),
+            usage: &usage.to_string(),
+            total: &total.to_string(),
+            threshold: &watch.settings.threshold.to_string(),
+            warning: &watch.settings.warning.to_string(),
+        };
+        // A byte is left for the line break before it.
+        Some(template::fill(text, &values, pipe::WHOLE - 1))
+    }
+
+    /// A thread is done.
+    pub(super) fn on_told(
+        &mut self,
+        id: WatchId,
+        key: ProcKey,
+        notice: Option<Notice>,
+        told: Told,
+        kept: Option<Kept>,
+    ) {
+        self.count_message(told.word());
+        let what = notice.map_or("ended", Notice::as_str);
+        let name = self.watch(id).map_or("", |watch| watch.name());
+        match told {
+            Told::Written(_) => info!("{name:?}: pid={} {what}: message {told}", key.pid),
+            Told::Skipped(_) => debug!("{name:?}: pid={} {what}: message {told}", key.pid),
+        }
+        let rise = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut());
+        let Some(rise) = rise.filter(|rise| rise.key == key) else { return self.drop_kept(kept) };
+        rise.in_flight = rise.in_flight.saturating_sub(1);
+        // The last word is what counts, unless it came too late for anybody to read it.
+        let was_written = matches!(rise.told, Some(Told::Written(_)));
+        if !(was_written && matches!(told, Told::Skipped(_))) {
+            rise.told = Some(told);
+        }
+        let Some(kept) = kept else { return self.messages.close(None) };
+        let process = kept.process.as_raw_fd();
+        let old = rise.kept.replace(kept);
+        self.drop_kept(old);
+        if self.register(process, For::Told(id), Interest::READABLE).is_err() {
+            self.let_go_of_rise(id);
+        }
+    }
+
+    /// Whoever was told has exited, or its pipe is of no use any more.
+    pub(super) fn let_go_of_rise(&mut self, id: WatchId) {
+        let rise = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut());
+        let kept = rise.and_then(|rise| rise.kept.take());
+        self.drop_kept(kept);
+    }
+
+    /// Usage is low again, the episode is over, or the container is gone.
+    pub(super) fn end_rise(&mut self, who: Asker) {
+        let kept = self.domain_mut(who).and_then(|domain| domain.rise.take()?.kept);
+        self.drop_kept(kept);
+    }
+
+    fn drop_kept(&mut self, kept: Option<Kept>) {
+        if let Some(kept) = kept {
+            self.deregister(kept.process.as_raw_fd());
+            self.messages.close(Some(kept.stderr));
+        }
+    }
+
+    /// What the record of a kill says of it.
+    pub(super) fn message_of(&self, who: Asker, incident: &Incident) -> Told {
+        let (Some(victim), Some(settings)) = (&incident.victim, self.settings(who)) else {
+            return Told::Skipped(Skip::NobodyEnded);
+        };
+        if incident.dry_run {
+            return Told::Skipped(Skip::DryRun);
+        }
+        if !settings.message {
+            return Told::Skipped(Skip::Off);
+        }
+        let rise = self.domain(who).and_then(|domain| domain.rise.as_deref());
+        let is_it = |rise: &&Rise| {
+            let mut rows = incident.rows.iter().filter(|row| row.pid == victim.pid);
+            rise.key.pid == victim.pid && rows.any(|row| row.start == rise.key.start)
+        };
+        match rise.filter(is_it) {
+            Some(rise) => rise.told.unwrap_or(Told::Skipped(Skip::Late)),
+            None => Told::Skipped(Skip::NotTold),
+        }
+    }
+}
+
+/// Finds the standard error of a process and writes there.
+fn say(roots: &Roots, key: ProcKey, text: String, keep_cell: bool) -> (Told, Option<Kept>) {
+    let found = || {
+        let process = pidfd::open(key.pid).map_err(|_| Skip::Gone)?;
+        // Whoever has this start time now that we hold it is whom we hold.
+        if procs::start_of(roots, key.pid, &mut Buffer::new()) != Some(key.start) {
+            return Err(Skip::Gone);
+        }
+        let stderr = Stderr::of(roots, process.as_fd(), key.pid)?;
+        Ok(Kept { process, stderr })
+    };
+    match found() {
+        Ok(kept) => {
+            let place = kept.stderr.place;
+            let told = kept.stderr.put(&laid_out(text, place));
+            let keep = place == Place::Log || keep_cell;
+            (told, keep.then_some(kept))
+        }
+        Err(skip) => (Told::Skipped(skip), None),
+    }
+}
+
+/// In a cell it begins a line of its own: whatever draws progress there has not ended its last.
+fn laid_out(text: String, place: Place) -> String {
+    match place {
+        Place::Cell => format!("\n{text}"),
+        Place::Log => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_notebook_is_told_the_same_once_a_minute() {
+        let mut messages = Messages::default();
+        let key = |pid| ProcKey { pid, start: 1 };
+        let mut told =
+            |pid, notice, s: u64| messages.is_new(key(pid), notice, Moment(s * 1_000_000));
+        assert!(told(1, Notice::Warning, 0));
+        assert!(!told(1, Notice::Warning, 59));
+        assert!(told(1, Notice::LastCall, 59) && told(2, Notice::Warning, 59));
+        assert!(told(1, Notice::Warning, 60));
+        for pid in 0..10_000 {
+            told(pid, Notice::Warning, 60);
+        }
+        assert_eq!(messages.recent.len(), RECENT_MAX);
+    }
+
+    #[test]
+    fn no_more_threads_than_so_many_however_long_they_take() {
+        let messages = Messages::default();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(std::sync::Mutex::new(held));
+        for _ in 0..THREADS_MAX {
+            let held = Arc::clone(&held);
+            assert!(messages.start(move || {
+                let _ = held.lock().unwrap().recv();
+            }));
+        }
+        assert!(!messages.start(|| panic!("one too many")));
+        drop(hold);
+        while messages.threads.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
+        assert!(messages.start(|| {}));
+    }
+}
