@@ -270,6 +270,7 @@ impl Reactor {
 
     /// Usage is low again, the episode is over, or the container is gone.
     pub(super) fn end_rise(&mut self, who: Asker) {
+        self.forget_stat_files(who);
         let kept = self.domain_mut(who).and_then(|domain| domain.rise.take()?.kept);
         self.drop_kept(kept);
     }
