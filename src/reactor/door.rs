@@ -125,7 +125,7 @@ impl Drop for Listener {
         if let Socket::Unix { folder, name, inode, .. } = &self.socket
             && standing(folder, name).is_ok_and(|(_, found)| found == *inode)
         {
-            let _ = unlinkat(&*folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }

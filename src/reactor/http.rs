@@ -16,7 +16,7 @@ use super::Reactor;
 use super::counters::Trouble;
 use super::door::{self, Door, Listener};
 use super::helper::{Client as Ticket, Question};
-use super::survey::Whose;
+use super::kept::Whose;
 use super::token::{For, next_generation};
 use crate::config::HttpSettings;
 use crate::host::procs;
@@ -42,7 +42,8 @@ const CLIENTS_OF_ONE: usize = 2;
 const DAWDLES: Duration = Duration::from_millis(500);
 /// Let in of one door in one turn; the rest in the next.
 const ACCEPTS_AT_ONCE: usize = 16;
-/// Let in of one door in one second. Above this the door is shut until the second is over.
+/// Let in of one door in one second, unless it is the one that only root may open. Above this the
+/// door is shut until the second is over.
 const ACCEPTS_A_SECOND: u32 = 200;
 /// What is read of a request that was refused, so that its sender reads why: closing with bytes
 /// unread would take the answer away from him.
@@ -342,7 +343,7 @@ impl Reactor {
             if !open.more || open.shut {
                 return;
             }
-            if open.came >= ACCEPTS_A_SECOND {
+            if open.came >= ACCEPTS_A_SECOND && door != Door::Host {
                 open.shut = true;
                 return;
             }
@@ -371,10 +372,9 @@ impl Reactor {
             Door::Notebook => self.peer(&stream),
             Door::Host | Door::Tcp => None,
         };
-        let of_door = |client: &&Box<Client>| client.door == door;
-        let there = self.http.clients.iter().flatten().filter(of_door).count();
-        let of_one = |client: &&Box<Client>| client.door == door && client.whose == whose;
-        let of_one = self.http.clients.iter().flatten().filter(of_one).count();
+        let of_door = || self.http.clients.iter().flatten().filter(|client| client.door == door);
+        let there = of_door().count();
+        let of_one = of_door().filter(|client| client.whose == whose).count();
         let most = CLIENTS.iter().find(|(of, _)| *of == door).map_or(0, |(_, most)| *most);
         let crowd = door == Door::Notebook && of_one >= CLIENTS_OF_ONE;
         if crowd || (there >= most && !self.make_room(door, now)) {

@@ -20,6 +20,7 @@ mod helper;
 mod hook;
 mod host;
 mod http;
+mod kept;
 mod log;
 mod message;
 mod orders;
@@ -193,7 +194,7 @@ struct Reactor {
     counters: Counters,
     hook: Hook,
     http: http::Http,
-    surveys: survey::Surveys,
+    surveys: kept::Surveys,
     messages: message::Messages,
     state: StateFile,
     state_path: PathBuf,
@@ -259,7 +260,7 @@ impl Reactor {
             counters: counters::zero(),
             hook: Hook::default(),
             http: http::Http::default(),
-            surveys: survey::Surveys::default(),
+            surveys: kept::Surveys::default(),
             messages: message::Messages::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),

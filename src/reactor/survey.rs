@@ -8,7 +8,6 @@
 //! Everything here is given back: the room for the scan when the survey is over, most of what it
 //! found a second later, the rest when nobody has asked for a minute.
 
-use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use ::log::{debug, warn};
@@ -16,9 +15,11 @@ use ::log::{debug, warn};
 use super::Reactor;
 use super::decision::Scratch;
 use super::helper::Question;
+use super::kept::{Kept, Numbers, Seen, Surveys, Todo, Whose};
+use super::orders;
 use super::watch::{Kind, Watch};
 use crate::config::{Gate as GateForm, Policy};
-use crate::facts::{Field, Figures, HostMode, Mode};
+use crate::facts::{Figures, HostMode, Mode};
 use crate::ids::{ProcKey, WatchId};
 use crate::parse::escape;
 use crate::policy::decide::{Scale, Verdict};
@@ -26,7 +27,7 @@ use crate::policy::episode::{Input, Wake};
 use crate::policy::explain::Facts;
 use crate::policy::identity::{MAX_IDENTITIES, Wanted as Reading};
 use crate::policy::rank::Purpose;
-use crate::policy::telling::{self, Bounds, TEXT_MAX, Told};
+use crate::policy::telling::{self, TEXT_MAX, Told};
 use crate::report::{self, ContainerView, HostView, SCHEMA, Would};
 use crate::sys;
 use crate::units::Moment;
@@ -40,125 +41,9 @@ const IDENTITIES_TIME: Duration = Duration::from_millis(250);
 const FIRST_TIME: Duration = Duration::from_secs(2);
 /// Identities that are asked for at once: 40 µs each.
 const IDENTITIES_AT_ONCE: usize = 2048;
-/// When the last one who asked did so this long ago, nothing is kept any more.
-const FORGET: Duration = Duration::from_secs(60);
-
-/// Notebooks that are listed of one container, and of all together; of a container that comes
-/// last when there is no more room, so many all the same.
-const NOTEBOOKS_MAX: usize = 500;
-const NOTEBOOKS_ALL: usize = 2048;
-const NOTEBOOKS_LEAST: usize = 8;
-/// Processes that are listed of one notebook, of one container, and of all.
-const PROCESSES_MAX: usize = 256;
-const PROCESSES_OF_ONE: usize = 4096;
-const PROCESSES_ALL: usize = 16_384;
 const SERVERS_MAX: usize = 64;
-/// Notebooks of all containers that are kept for answers in the midst of an episode.
-const KEPT: usize = 512;
-
-const _: () = assert!(NOTEBOOKS_LEAST < NOTEBOOKS_MAX && NOTEBOOKS_MAX < NOTEBOOKS_ALL);
-
-/// Whose figures: one container's, or all.
-pub(super) type Whose = Option<WatchId>;
-
-#[derive(Default)]
-pub(super) struct Surveys {
-    kept: Vec<Kept>,
-    todo: VecDeque<Todo>,
-    /// Containers whose identities are being read, and until when that is waited for.
-    reading: Vec<(WatchId, Moment)>,
-    /// Room for the scans, apart from that of the decisions, so that it can be given back.
-    scratch: Option<Box<Scratch>>,
-    asked_at: Option<Moment>,
-    aside_at: Option<Moment>,
-}
-
-struct Todo {
-    id: WatchId,
-    /// The identities were asked for: what is not known by now stays unknown.
-    asked: bool,
-}
-
-struct Kept {
-    id: WatchId,
-    at: Moment,
-    wall: SystemTime,
-    /// Nothing but what the guard knew anyway.
-    is_outline: bool,
-    view: ContainerView,
-}
-
-impl Surveys {
-    /// Whether the next turn of the loop has a container to look at.
-    pub fn has_work(&self) -> bool {
-        !self.todo.is_empty()
-    }
-
-    pub fn deadline(&self) -> Option<Moment> {
-        let reading = self.reading.iter().map(|(_, until)| *until);
-        reading.chain(self.aside_at).chain(self.forget_at()).min()
-    }
-
-    fn forget_at(&self) -> Option<Moment> {
-        self.asked_at.map(|at| at.plus(FORGET))
-    }
-
-    fn is_under_way(&self, id: WatchId) -> bool {
-        self.todo.iter().any(|todo| todo.id == id) || self.reading.iter().any(|(of, _)| *of == id)
-    }
-
-    /// Whether everything that was asked for has been looked at.
-    pub fn is_ready(&self, whose: Whose) -> bool {
-        match whose {
-            Some(id) => !self.is_under_way(id),
-            None => self.todo.is_empty() && self.reading.is_empty(),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.todo.is_empty() && self.reading.is_empty()
-    }
-
-    fn find(&self, id: WatchId) -> Option<usize> {
-        self.kept.iter().position(|kept| kept.id == id)
-    }
-
-    fn keep(&mut self, kept: Kept) {
-        match self.find(kept.id) {
-            Some(at) => self.kept[at] = kept,
-            None => self.kept.push(kept),
-        }
-    }
-
-    /// How much may be listed of one more container.
-    fn room(&self, id: WatchId) -> Bounds {
-        let others = || self.kept.iter().filter(|kept| kept.id != id).map(|kept| &kept.view);
-        let notebooks: usize = others().map(|view| view.notebooks.len()).sum();
-        let processes: usize =
-            others().flat_map(|view| &view.notebooks).map(|n| n.processes.len()).sum();
-        let rows = NOTEBOOKS_ALL.saturating_sub(notebooks);
-        Bounds {
-            rows: rows.clamp(NOTEBOOKS_LEAST, NOTEBOOKS_MAX),
-            members: PROCESSES_MAX,
-            all_members: PROCESSES_ALL.saturating_sub(processes).min(PROCESSES_OF_ONE),
-        }
-    }
-
-    /// Keeps what an answer in the midst of an episode needs.
-    fn put_aside(&mut self) {
-        let each = (KEPT / self.kept.len().max(1)).max(1);
-        for kept in &mut self.kept {
-            let view = &mut kept.view;
-            view.notebooks.truncate(each);
-            view.notebooks.shrink_to_fit();
-            for notebook in &mut view.notebooks {
-                notebook.processes = Vec::new();
-            }
-            view.servers.truncate(1);
-            view.servers.shrink_to_fit();
-        }
-    }
-}
+/// So few identities are read again sooner than kept.
+const FEW: usize = 32;
 
 impl Reactor {
     /// Whether anything that is read now could hold up a kill.
@@ -186,7 +71,7 @@ impl Reactor {
         for id in asked {
             let fresh = surveys.find(id).is_some_and(|at| {
                 let kept = &surveys.kept[at];
-                !kept.is_outline && now.since(kept.at) < FRESH
+                kept.seen.view().is_some() && now.since(kept.at) < FRESH
             });
             if !fresh && !surveys.is_under_way(id) {
                 surveys.todo.push_back(Todo { id, asked: false });
@@ -248,16 +133,21 @@ impl Reactor {
         }
         if forget {
             self.surveys = Surveys::default();
-            self.helper.rest();
-            for watch in self.watches.iter_mut().flatten() {
-                if std::mem::take(&mut watch.domain.lent) {
-                    watch.domain.identities = Default::default();
-                }
-            }
+            self.give_identities_back(|_| true);
         } else {
             self.surveys.put_aside();
             self.surveys.aside_at = None;
+            // Of a container in which nobody works they are not worth their room until the next
+            // survey: the table alone is half a KiB.
+            let kept = std::mem::take(&mut self.surveys.kept);
+            self.give_identities_back(|watch| {
+                let brief = kept.iter().find(|kept| kept.id == watch.id).map(|kept| &kept.seen);
+                let idle = matches!(brief, Some(Seen::Brief(brief)) if brief.notebooks_total == 0);
+                idle && watch.domain.identities.len() <= FEW
+            });
+            self.surveys.kept = kept;
         }
+        self.helper.rest();
         let given = match self.config.guard.lock_memory {
             true => sys::memory::trim_locked(),
             false => {
@@ -267,6 +157,16 @@ impl Reactor {
         };
         if let Err(error) = given {
             debug!("memory was not given back: {error}, skipped");
+        }
+    }
+
+    /// Those that only a survey wanted; what a look at the warning step has read stays.
+    fn give_identities_back(&mut self, is_meant: impl Fn(&Watch) -> bool) {
+        for watch in self.watches.iter_mut().flatten() {
+            if watch.domain.lent && is_meant(watch) {
+                watch.domain.identities = Default::default();
+                watch.domain.lent = false;
+            }
         }
     }
 
@@ -324,7 +224,7 @@ impl Reactor {
         self.surveys.scratch = Some(room);
         let Some((view, short)) = found else { return };
         let (at, wall) = (self.now(), SystemTime::now());
-        self.surveys.keep(Kept { id, at, wall, is_outline: false, view });
+        self.surveys.keep(Kept { id, at, wall, seen: Seen::Whole(Box::new(view)) });
         let covered = self.watch(id).is_some_and(|watch| watch.covered);
         // One that its slice covers is guarded there. At most once a second: figures are fresh for
         // as long.
@@ -412,7 +312,7 @@ impl Reactor {
             verdict,
         };
         let mut view = self.outline(watch);
-        fill_figures(&mut view, figures);
+        Numbers::of(figures).fill(&mut view);
         view.total = scale.total;
         if watch.settings.gate == GateForm::Notebooks {
             let rest = figures.unreclaimable().less(scratch.ranking.sum().middle());
@@ -460,8 +360,6 @@ impl Reactor {
             }
             .to_owned(),
             dry_run: settings.dry_run,
-            protected: settings.protect || watch.protection.whole.is_some(),
-            counts: watch.counts,
             would: Would {
                 end: None,
                 reason: "unknown".to_owned(),
@@ -472,7 +370,7 @@ impl Reactor {
             ..ContainerView::default()
         };
         if let Some((_, figures)) = &watch.domain.last {
-            fill_figures(&mut view, figures);
+            Numbers::of(figures).fill(&mut view);
         }
         view
     }
@@ -492,36 +390,68 @@ impl Reactor {
                 self.watch(id).is_some() && whose.is_none_or(|asked| asked == id)
             })
             .collect();
-        taken.sort_by(|a, b| {
-            let name = |at: &usize| &self.surveys.kept[*at].view.name;
-            name(a).cmp(name(b))
+        taken.sort_by_cached_key(|at| {
+            let id = self.surveys.kept[*at].id;
+            self.watch(id).map(|watch| watch.container.name.clone())
         });
         let oldest = taken.iter().map(|at| &self.surveys.kept[*at]).min_by_key(|kept| kept.at);
         let (at, wall) = oldest.map_or((now, SystemTime::now()), |kept| (kept.at, kept.wall));
         let host = whose.is_none().then(|| self.host_view());
+        let ordered = orders::wall();
         let mut survey = report::Survey {
             schema: SCHEMA,
             time: humantime::format_rfc3339_millis(wall).to_string(),
             age_ms: u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX),
             host,
-            paused: false,
+            paused: self.orders.pause(None, ordered).is_some(),
             containers: Vec::with_capacity(taken.len()),
         };
-        for at in &taken {
-            let kept = &mut self.surveys.kept[*at];
+        // Where the views go back to; of the others there is nothing to keep.
+        let mut back = Vec::with_capacity(taken.len());
+        for at in taken {
+            let kept = &mut self.surveys.kept[at];
             let id = kept.id;
-            survey.containers.push(std::mem::take(&mut kept.view));
-            // These two move on in the midst of an episode.
-            if let (Some(watch), Some(view)) = (self.watch(id), survey.containers.last_mut()) {
-                view.state = watch.domain.machine.state_name().to_owned();
-                view.counts = watch.counts;
+            let whole = match std::mem::replace(&mut kept.seen, Seen::Outline) {
+                Seen::Whole(view) => Some(*view),
+                other => {
+                    kept.seen = other;
+                    None
+                }
+            };
+            back.push(whole.is_some().then_some(at));
+            let view = whole.unwrap_or_else(|| self.brief(at));
+            survey.containers.push(self.as_of_now(id, view, ordered));
+        }
+        let answer = see(&survey, self);
+        for (at, view) in back.into_iter().zip(survey.containers) {
+            if let Some(at) = at {
+                self.surveys.kept[at].seen = Seen::Whole(Box::new(view));
             }
         }
-        let seen = see(&survey, self);
-        for (at, view) in taken.into_iter().zip(survey.containers) {
-            self.surveys.kept[at].view = view;
+        answer
+    }
+
+    fn brief(&self, at: usize) -> ContainerView {
+        let kept = &self.surveys.kept[at];
+        let mut view = self.watch(kept.id).map(|watch| self.outline(watch)).unwrap_or_default();
+        if let Seen::Brief(brief) = &kept.seen {
+            brief.fill(&mut view);
         }
-        seen
+        view
+    }
+
+    /// With what moves on in the midst of an episode as well.
+    fn as_of_now(&self, id: WatchId, mut view: ContainerView, ordered: u64) -> ContainerView {
+        if let Some(watch) = self.watch(id) {
+            let id = &watch.found.id;
+            view.state = watch.domain.machine.state_name().to_owned();
+            view.counts = watch.counts;
+            view.paused = self.orders.pause(Some(id), ordered).is_some();
+            view.protected = watch.settings.protect
+                || watch.protection.whole.is_some()
+                || self.orders.protection(id, ordered).is_some();
+        }
+        view
     }
 
     fn outline_missing(&mut self, whose: Whose) {
@@ -537,10 +467,9 @@ impl Reactor {
         for id in ids {
             let Some(watch) = self.watch(id) else { continue };
             let at = watch.domain.last.map_or_else(|| self.now(), |(at, _)| at);
-            let view = self.outline(watch);
             let age = self.now().since(at);
             let wall = SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now);
-            self.surveys.keep(Kept { id, at, wall, is_outline: true, view });
+            self.surveys.keep(Kept { id, at, wall, seen: Seen::Outline });
         }
         let Reactor { surveys, watches, .. } = self;
         surveys.kept.retain(|kept| watches.iter().flatten().any(|watch| watch.id == kept.id));
@@ -590,20 +519,6 @@ impl Reactor {
             containers: count(containers),
         };
         (wrong.is_none(), health)
-    }
-}
-
-fn fill_figures(view: &mut ContainerView, figures: &Figures) {
-    view.usage = figures.usage;
-    view.unreclaimable = figures.unreclaimable();
-    view.anon = figures.anon;
-    view.shmem = figures.shmem;
-    view.swap = figures.swap.known();
-    view.limit = figures.limit.bytes();
-    view.high = figures.high.bytes();
-    if let Field::Known(psi) = figures.psi {
-        view.psi_some_avg10 = Some(f64::from(psi.some_avg10) / 100.0);
-        view.psi_full_avg10 = Some(f64::from(psi.full_avg10) / 100.0);
     }
 }
 
