@@ -3,7 +3,8 @@
 //! in an episode that is most of the time to the signal. Reads only.
 //!
 //! A kept descriptor is bound to its process: when that is gone it says ESRCH, whoever has the
-//! pid by then. It costs the kernel 4.3 KiB (measured), so there are bounds.
+//! pid by then. It costs the kernel 4.3 KiB (measured), so there are bounds: on cgroup v2 no event
+//! tells that usage fell, and until the next look they stay.
 
 use std::os::fd::{AsFd, OwnedFd};
 

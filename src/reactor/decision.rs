@@ -153,6 +153,9 @@ impl Reactor {
         if oom_kills > 0 {
             self.on_kernel_oom(id, oom_kills);
         }
+        if looked.level == Level::Low {
+            self.forget_stat_files(Some(id));
+        }
         Some(looked)
     }
 

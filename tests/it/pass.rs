@@ -133,7 +133,7 @@ impl Pass {
         };
         let verdict = self.screen.decide(&case, &mut self.ranking);
         let Verdict::Kill(kill) = verdict else { panic!("{verdict:?}") };
-        self.group.refresh(&mut figures, &mut self.buffer).unwrap();
+        self.group.recheck(&mut figures, &mut self.buffer).unwrap();
         assert!(decide::gate(&figures, None, scale, &self.settings, None).is_passed());
         self.aim(kill.workload);
         kill.root.pid
