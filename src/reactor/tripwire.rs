@@ -111,9 +111,6 @@ impl Reactor {
 
     /// The state machine wants the tripwire there.
     pub(super) fn move_tripwire(&mut self, id: WatchId, step: Step) -> Option<Input> {
-        if step == Step::Warning {
-            self.forget_stat_files(Some(id));
-        }
         let slot = id.slot as usize;
         self.watch(id)?;
         let watch = self.watches[slot].as_ref()?;
