@@ -50,7 +50,7 @@ pub struct ProtectArgs {
     #[arg(long, conflicts_with = "target")]
     pub list: bool,
     /// Print one JSON object
-    #[arg(long, requires = "list")]
+    #[arg(long, conflicts_with = "target")]
     pub json: bool,
 }
 

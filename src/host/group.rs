@@ -199,7 +199,7 @@ impl Group {
         self.events.as_fd()
     }
 
-    /// All figures. About 10 system calls on v2; [`Group::refresh`] is what a re-check needs.
+    /// All figures. About 10 system calls on v2; [`Group::recheck`] is what a re-check needs.
     ///
     /// # Errors
     /// `Gone`, or which file could not be read. Missing pressure or swap is `Unknown`, no error.
@@ -251,6 +251,18 @@ impl Group {
         figures.slab_reclaimable = stat.slab_reclaimable;
         figures.refaults = stat.refaults;
         figures.events = self.events(buffer)?;
+        Ok(())
+    }
+
+    /// What a re-check reads: what moves by itself, and the limit, which somebody may have changed.
+    ///
+    /// # Errors
+    /// As [`Group::figures`].
+    pub fn recheck(&self, figures: &mut Figures, buffer: &mut Buffer) -> Result<(), Error> {
+        self.refresh(figures, buffer)?;
+        if self.version == Version::V2 {
+            figures.limit = self.limit(buffer)?;
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mode;
 pub mod procs;
 pub mod sources;
+pub mod stat_files;
 #[cfg(test)]
 mod tests;
 pub mod watches;
@@ -24,5 +25,6 @@ pub use members::PidCount;
 pub use mode::{Hierarchies, hierarchies};
 pub use procs::ScanCount;
 pub use sources::Sources;
+pub use stat_files::StatFiles;
 
 pub use crate::roots::{Buffer, Roots};

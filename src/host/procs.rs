@@ -90,11 +90,20 @@ pub fn scan(
     procs: &mut Vec<Proc>,
     buffer: &mut Buffer,
 ) -> ScanCount {
+    scan_by(pids, procs, |pid| read_stat(roots, pid, buffer))
+}
+
+/// The same, with a way of one's own to read `stat`.
+pub(super) fn scan_by(
+    pids: &[(u32, u16)],
+    procs: &mut Vec<Proc>,
+    mut read_stat: impl FnMut(u32) -> Result<StatLine, Error>,
+) -> ScanCount {
     procs.clear();
     procs.reserve(pids.len());
     let mut count = ScanCount::default();
     for (pid, container) in pids {
-        match read_stat(roots, *pid, buffer) {
+        match read_stat(*pid) {
             Ok(line) => procs.push(proc_of(&line, *container)),
             Err(error) => count.add(error.why()),
         }

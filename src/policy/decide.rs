@@ -1468,13 +1468,13 @@ mod tests {
             (paused, [400, 410, 50], Ok(20)),
             (paused, [450, 420, 20], Ok(20)),
             (protected, [450, 420, 20], Ok(20)),
-            (paused, [30, 700, 30], Err(HoldReason::Paused)),
-            (protected, [30, 700, 30], Err(HoldReason::MemoryIsProtected)),
+            (paused, [60, 700, 50], Err(HoldReason::Paused)),
+            (protected, [60, 700, 50], Err(HoldReason::MemoryIsProtected)),
             (|_| Some(Exclusion::Paused), [60, 700, 50], Err(HoldReason::Paused)),
             (|_| Some(Exclusion::ProtectedByCommand), [60, 700, 50], Err(HoldReason::AllProtected)),
         ];
         for (rule, notebooks, expected) in table {
-            let mut scene = Scene { rule, ..Scene::new(50, notebooks) };
+            let mut scene = Scene { rule, ..Scene::new(80, notebooks) };
             let found = match scene.decide() {
                 Verdict::Kill(kill) => Ok(kill.root.pid),
                 Verdict::Hold(hold) => Err(hold.reason),

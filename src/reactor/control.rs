@@ -72,6 +72,10 @@ impl Control {
     }
 
     pub fn deadline(&self) -> Option<Moment> {
+        if self.woken {
+            // Left over from this turn: at once, but after whatever else has happened.
+            return Some(Moment(0));
+        }
         self.clients.iter().map(|client| client.until).min()
     }
 

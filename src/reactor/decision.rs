@@ -7,12 +7,12 @@ use ::log::warn;
 use super::counters::Trouble;
 use super::helper::{Asker, Question};
 use super::orders;
-use super::watch::{Kind, Steps, Wanted};
+use super::watch::{self, Kind, Steps, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
 use crate::config::{Gate as GateForm, Settings};
 use crate::facts::{Figures, Limit, Proc};
-use crate::host::procs;
+use crate::host::{StatFiles, procs};
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::decide::{
     self, Before, Case, Exclusion, Gate, HoldReason, Kill, Scale, Screen, Verdict,
@@ -153,6 +153,9 @@ impl Reactor {
         if oom_kills > 0 {
             self.on_kernel_oom(id, oom_kills);
         }
+        if looked.level == Level::Low {
+            self.forget_stat_files(Some(id));
+        }
         Some(looked)
     }
 
@@ -219,7 +222,7 @@ impl Reactor {
     /// `stat` of every process in the domain, and nothing else.
     pub(super) fn scan_processes(&mut self, who: Asker) {
         self.slots_of(who);
-        let Reactor { watches, scratch, roots, buffer, .. } = self;
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         scratch.pids.clear();
         for (number, slot) in scratch.slots.iter().enumerate() {
             let Some(watch) = watches[*slot as usize].as_ref() else { continue };
@@ -227,7 +230,10 @@ impl Reactor {
             // One that is gone by now has no processes to rank; its removal comes as an event.
             let _ = watch.group.pids(index, &mut scratch.pids, buffer);
         }
-        let count = procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
+        let none = StatFiles::default();
+        let kept = domain_of(who, watches, host).and_then(|domain| domain.stat_files.as_deref());
+        let files = kept.unwrap_or(&none);
+        let count = files.scan(roots, &scratch.pids, &mut scratch.procs, buffer);
         scratch.of = None;
         let unreadable = u64::from(count.denied) + u64::from(count.malformed);
         self.count_troubles(Trouble::ProcessUnreadable, unreadable);
@@ -471,6 +477,25 @@ impl Reactor {
         domain.baseline.get_or_insert_default().take(&scratch.ranking);
         if let Some(id) = who {
             self.place_for_notebooks(id);
+            self.keep_stat_files(id);
+        }
+    }
+
+    /// What an episode reads first is kept open for it. A host's episode has too much of it.
+    fn keep_stat_files(&mut self, id: WatchId) {
+        let others = self.watches.iter().flatten().filter(|watch| watch.id != id);
+        let kept = others.filter_map(|watch| watch.domain.stat_files.as_ref());
+        let room = self.stat_files_max.saturating_sub(kept.map(|files| files.len()).sum());
+        let Reactor { watches, scratch, roots, buffer, .. } = self;
+        let Some(watch) = watch::of_mut(id, watches) else { return };
+        let files = watch.domain.stat_files.get_or_insert_default();
+        let gone = files.keep(roots, &scratch.procs, room, buffer);
+        self.close(gone);
+    }
+
+    pub(super) fn forget_stat_files(&mut self, who: Asker) {
+        if let Some(files) = self.domain_mut(who).and_then(|domain| domain.stat_files.take()) {
+            self.close(files.into_files());
         }
     }
 

@@ -22,7 +22,7 @@ use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
 use crate::host::group::{Group, Version};
-use crate::host::watches::{Quota, Watches};
+use crate::host::watches::{CONTAINERS_MAX, Quota, Watches};
 use crate::ids::WatchId;
 use crate::policy::episode::{Input, Step, Traits, Wake};
 use crate::report::ContainerCounts;
@@ -43,12 +43,8 @@ const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(50
 /// … and how often, each time after twice as long: 15 s in all.
 const ASKED_MOST: u8 = 4;
 
-/// So many that are ignored for now are asked about at once: each takes some 300 bytes, and others
-/// decide how many there are.
-const IGNORED_MOST: usize = 256;
-
 /// A container that is ignored by a description which is not complete yet: its name or labels may
-/// say otherwise.
+/// say otherwise. There may be as many as may be watched.
 struct Ignored {
     found: Found,
     asked: u8,
@@ -98,7 +94,7 @@ impl Discovery {
 
     fn ignore_for_now(&mut self, found: Found, ask_at: Moment) {
         let known = self.ignored.iter().any(|ignored| ignored.found.path == found.path);
-        if !known && self.ignored.len() < IGNORED_MOST {
+        if !known && self.ignored.len() < CONTAINERS_MAX as usize {
             self.ignored.push(Ignored { found, asked: 0, ask_at });
             self.ask_again(ask_at);
         }

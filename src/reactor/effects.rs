@@ -190,7 +190,10 @@ impl Reactor {
                 let Some(before) = self.scratch.figures else { return false };
                 let Some(watch) = self.watches[slot].as_ref() else { return false };
                 let counted_before = before.unreclaimable();
-                let Ok(figures) = watch.group.figures(&mut self.buffer) else { return false };
+                let mut figures = before;
+                if watch.group.recheck(&mut figures, &mut self.buffer).is_err() {
+                    return false;
+                }
                 // The limit was changed meanwhile: nothing that was decided holds any more.
                 if self.scale(id, &figures) != Some(scale) {
                     return false;

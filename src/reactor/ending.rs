@@ -8,13 +8,13 @@ use ::log::warn;
 use mio::Interest;
 use mio::unix::SourceFd;
 
-use super::Reactor;
 use super::helper::{Asker, Question, Work};
 use super::token::For;
+use super::{Reactor, domain_of};
 use crate::act::kill::{Job, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
 use crate::act::tripwire;
 use crate::config::Signal;
-use crate::host::procs;
+use crate::host::{StatFiles, procs};
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::episode::Input;
 use crate::policy::tree::KillSet;
@@ -126,6 +126,14 @@ impl Endings {
 pub(super) struct Kernel<'a> {
     pub roots: &'a Roots,
     pub buffer: &'a mut Buffer,
+    /// One that is kept tells of the process that it was opened for, or that it is gone.
+    stat_files: Option<&'a StatFiles>,
+}
+
+impl Kernel<'_> {
+    fn of<'a>(roots: &'a Roots, buffer: &'a mut Buffer) -> Kernel<'a> {
+        Kernel { roots, buffer, stat_files: None }
+    }
 }
 
 impl Signals for Kernel<'_> {
@@ -134,7 +142,10 @@ impl Signals for Kernel<'_> {
     }
 
     fn start_of(&mut self, pid: u32) -> Option<u64> {
-        procs::start_of(self.roots, pid, self.buffer)
+        match self.stat_files {
+            Some(files) => files.start_of(self.roots, pid, self.buffer),
+            None => procs::start_of(self.roots, pid, self.buffer),
+        }
     }
 
     fn send(&mut self, pidfd: BorrowedFd<'_>, _: u32, signal: i32) -> io::Result<()> {
@@ -169,8 +180,11 @@ impl Reactor {
         ending.told = false;
         ending.frozen = None;
         ending.job.begin(now, number(signal));
-        let mut kernel = Kernel { roots: &self.roots, buffer: &mut self.buffer };
-        ending.job.add(&mut kernel, &self.scratch.targets);
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        let domain = domain_of(who, watches, host);
+        let stat_files = domain.and_then(|domain| domain.stat_files.as_deref());
+        let mut kernel = Kernel { stat_files, ..Kernel::of(roots, buffer) };
+        ending.job.add(&mut kernel, &scratch.targets);
         // From here on the signals are out; what follows may take its time.
         let signalled = self.now();
         if let Some(crate::policy::decide::Verdict::Kill(kill)) = &self.scratch.verdict
@@ -193,7 +207,7 @@ impl Reactor {
     pub(super) fn escalate(&mut self, serial: u32, signal: Signal) {
         let Reactor { endings, roots, buffer, .. } = self;
         if let Some(ending) = endings.get_mut(serial) {
-            ending.job.escalate(&mut Kernel { roots, buffer }, number(signal));
+            ending.job.escalate(&mut Kernel::of(roots, buffer), number(signal));
         }
     }
 
@@ -252,7 +266,7 @@ impl Reactor {
     pub(super) fn on_trackers(&mut self, serial: u32, read: &[(ProcKey, bool)]) {
         let Reactor { endings, roots, buffer, .. } = self;
         if let Some(ending) = endings.get_mut(serial) {
-            let mut kernel = Kernel { roots, buffer };
+            let mut kernel = Kernel::of(roots, buffer);
             for (key, is_tracker) in read {
                 ending.job.settle_unread(&mut kernel, *key, *is_tracker);
             }
@@ -337,7 +351,7 @@ impl Reactor {
         });
         ending.job.sweeps += 1;
         let first = ending.job.members().len();
-        ending.job.add(&mut Kernel { roots, buffer }, &scratch.targets);
+        ending.job.add(&mut Kernel::of(roots, buffer), &scratch.targets);
         let found = scratch.targets.len();
         if found > 0 {
             self.follow_victims(serial, first);
@@ -422,7 +436,7 @@ impl Reactor {
         let mut turn = std::mem::take(&mut endings.turn);
         turn.clear();
         for ending in &mut endings.open {
-            ending.job.expire(now, &mut Kernel { roots, buffer });
+            ending.job.expire(now, &mut Kernel::of(roots, buffer));
             ending.job.ask_unheard(now, pidfd::has_exited);
             turn.push(ending.serial);
         }

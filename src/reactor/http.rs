@@ -413,6 +413,10 @@ impl Reactor {
             if !ask.host.is_some_and(|host| self.http.is_host(host)) {
                 return no(Status::Forbidden, "this name is not in http.hosts");
             }
+            // The page holds no figures. A browser has to have it before it can show a token.
+            if let Some((kind, file)) = page::file(ask.path) {
+                return Served::Now(Status::Ok, kind, file.to_vec());
+            }
             if let Some(token) = &self.http.token
                 && !ask.token.is_some_and(|shown| door::is_same(shown, token))
             {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ::log::{debug, info};
+use ::log::debug;
 use mio::Interest;
 
 use super::Reactor;
@@ -242,10 +242,8 @@ impl Reactor {
         self.count_message(told.word());
         let what = notice.map_or("ended", Notice::as_str);
         let name = self.watch(id).map_or("", |watch| watch.name());
-        match told {
-            Told::Written(_) => info!("{name:?}: pid={} {what}: message {told}", key.pid),
-            Told::Skipped(_) => debug!("{name:?}: pid={} {what}: message {told}", key.pid),
-        }
+        // Usage may go up and down as often as a container likes: the journal is not told each time.
+        debug!("{name:?}: pid={} {what}: {told}", key.pid);
         let rise = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut());
         let Some(rise) = rise.filter(|rise| rise.key == key) else { return self.drop_kept(kept) };
         rise.in_flight = rise.in_flight.saturating_sub(1);
@@ -272,6 +270,7 @@ impl Reactor {
 
     /// Usage is low again, the episode is over, or the container is gone.
     pub(super) fn end_rise(&mut self, who: Asker) {
+        self.forget_stat_files(who);
         let kept = self.domain_mut(who).and_then(|domain| domain.rise.take()?.kept);
         self.drop_kept(kept);
     }

@@ -50,6 +50,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::act::state::StateFile;
 use crate::config::{self, Config, Settings};
 use crate::host::mode::{self, Hierarchies};
+use crate::host::stat_files::FILES_OF_ALL_MAX;
 use crate::ids::WatchId;
 use crate::policy::episode::{Effect, Input, Wake};
 use crate::policy::orders::Orders;
@@ -208,6 +209,8 @@ struct Reactor {
     _lock: File,
     scratch: Scratch,
     effects: Vec<Effect>,
+    /// Descriptors of `stat` that may be kept in all.
+    stat_files_max: usize,
     buffer: Buffer,
     kmsg: Option<record::Kmsg>,
     tool: PathBuf,
@@ -248,7 +251,7 @@ impl Reactor {
         let tool = options.tool.clone().unwrap_or_else(beside);
         let helper =
             Helper::start(&roots, tool.clone(), waker).map_err(failed("a helper thread"))?;
-        raise_descriptors();
+        let stat_files_max = FILES_OF_ALL_MAX.min(raise_descriptors() / 4);
         Ok(Reactor {
             options: options.clone(),
             discovery: discovery::Discovery::new(&roots, &config),
@@ -272,6 +275,7 @@ impl Reactor {
             generations: Vec::new(),
             scratch: Scratch::new(guard),
             effects: Vec::with_capacity(32),
+            stat_files_max,
             buffer,
             config,
             roots,
@@ -580,14 +584,13 @@ fn beside() -> PathBuf {
     if tool.exists() { tool } else { PathBuf::from("/usr/bin/nbguard") }
 }
 
-/// Seven descriptors a container and one for each process of a tree that is being ended.
-fn raise_descriptors() {
+/// Seven descriptors a container, one for each process of a tree that is being ended, and those of
+/// `stat` that are kept. Returns how many there may be.
+fn raise_descriptors() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
 }
 
 fn hostname() -> String {

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::log::{error, info};
 
 use super::Reactor;
+use super::counters::Trouble;
 use super::decision::Scratch;
 use super::helper::{Asker, Question};
 use super::watch::{Kind, Watch};
@@ -120,10 +121,11 @@ impl Reactor {
         }
     }
 
-    fn save_orders(&self) -> Result<(), String> {
+    fn save_orders(&mut self) -> Result<(), String> {
         act::orders::write(&self.orders_path, &self.boot, &self.orders).map_err(|why| {
             let text = format!("{}: {why}", self.orders_path.display());
             error!("{text}; orders are in force, but would not outlive this daemon");
+            self.count_trouble(Trouble::StateNotSaved);
             text
         })
     }
@@ -217,7 +219,7 @@ impl Reactor {
         self.saved(said)
     }
 
-    fn saved(&self, said: String) -> Reply {
+    fn saved(&mut self, said: String) -> Reply {
         match self.save_orders() {
             Ok(()) => Reply::done(said),
             Err(why) => Reply::done(format!("{said} (only until the daemon ends: {why})")),

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use super::message::Rise;
 use crate::config::{Protection, Settings};
 use crate::facts::{Events, Field, Figures, Limit, Mode, Why};
+use crate::host::StatFiles;
 use crate::host::container::Container;
 use crate::host::discover::Found;
 use crate::host::group::{Group, Version};
@@ -86,6 +87,8 @@ pub struct Domain {
     pub baseline: Option<Box<Baseline>>,
     /// Processes whose exit is waited for while the tripwire is lifted.
     pub followed: Vec<OwnedFd>,
+    /// Descriptors of `stat`, kept from the warning look until the rise is over.
+    pub stat_files: Option<Box<StatFiles>>,
     /// What the helper is to be asked for.
     pub wanted: Option<Box<Wanted>>,
     /// The helper is reading identities; it is not asked twice.
@@ -110,6 +113,7 @@ impl Domain {
             last: None,
             baseline: None,
             followed: Vec::new(),
+            stat_files: None,
             wanted: None,
             reading: false,
             rise: None,

@@ -87,7 +87,7 @@ fn the_second_way_from_an_event_to_the_signals_allocates_nothing() {
         notebook.grow(Bytes::mib(mib));
     }
     let mut pass = Pass::new(&ground, &container, server.pid());
-    let mut kernel = Kernel::new(false);
+    let mut kernel = Kernel::new(&pass, false);
     let first = pass.run(&mut kernel);
     let before = asked();
     let second = pass.run(&mut kernel);

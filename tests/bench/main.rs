@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use ground::{Ground, kernel};
 use nbguard::sys::pidfd;
-use nbguard::units::Bytes;
+use nbguard::units::{Bytes, Moment};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -102,7 +102,7 @@ fn event_to_signal(ground: &Ground, (notebooks, children, runs): (usize, usize, 
     let largest = &server.notebooks[notebooks / 2];
     largest.grow(Bytes::mib(128));
     let mut pass = Pass::new(ground, &container, server.pid());
-    let mut kernel = Kernel::new(false);
+    let mut kernel = Kernel::new(&pass, false);
     let bare = Bare::new(&pass.pids());
     let (mut ours, mut theirs) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
     let (mut decided, mut root, mut signalled) = (Vec::with_capacity(runs), 0, 0);
@@ -111,6 +111,8 @@ fn event_to_signal(ground: &Ground, (notebooks, children, runs): (usize, usize, 
         let decision = worked(|| root = pass.decide());
         let signals = worked(|| signalled = pass.signal(&mut kernel));
         assert_eq!(root, largest.pid, "the largest is the one that would end");
+        // As the loop does when a kill is over.
+        pass.job.begin(Moment(0), libc::SIGKILL);
         // The first two make room and warm the caches.
         if run >= 2 {
             ours.push(decision + signals);
@@ -156,17 +158,16 @@ fn memory_back(ground: &Ground) -> bool {
             let _ = pidfd::release(pidfd.as_fd());
         }
     });
-    let mut kernel = Kernel::new(true);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ENDS {
-        bare.push(timed_end(ground, |pass| {
+        bare.push(timed_end(ground, |pass, _| {
             for pid in pass.tree() {
                 // One may have gone with the one before it.
                 let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
             }
         }));
-        ours.push(timed_end(ground, |pass| {
-            pass.signal(&mut kernel);
+        ours.push(timed_end(ground, |pass, kernel| {
+            pass.signal(kernel);
             give.send(pass.holders(RELEASED)).unwrap();
         }));
     }
@@ -175,15 +176,16 @@ fn memory_back(ground: &Ground) -> bool {
 }
 
 /// From before the first signal until the container uses next to nothing.
-fn timed_end(ground: &Ground, end: impl FnOnce(&mut Pass)) -> Duration {
+fn timed_end(ground: &Ground, end: impl FnOnce(&mut Pass, &mut Kernel)) -> Duration {
     let container = ground.container(Bytes::gib(1)).unwrap();
     let server = Server::start(&container, 1, 6);
     let before = container.usage();
     server.notebooks[0].grow(HELD);
     let mut pass = Pass::new(ground, &container, server.pid());
     pass.decide();
+    let mut kernel = Kernel::new(&pass, true);
     let begun = Instant::now();
-    end(&mut pass);
+    end(&mut pass, &mut kernel);
     while container.usage() > before.plus(REST) {
         thread::yield_now();
     }

@@ -250,6 +250,13 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// Processes whose `stat` it holds open.
+    pub fn stat_files(&self) -> usize {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let targets = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        targets.filter(|path| path.starts_with("/proc") && path.ends_with("stat")).count()
+    }
+
     /// Watches of its inotify descriptor (proc_pid_fdinfo(5)).
     pub fn watches(&self) -> usize {
         let dir = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).unwrap();

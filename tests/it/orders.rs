@@ -293,3 +293,26 @@ fn whoever_is_slow_talkative_or_not_root_is_told_and_costs_nothing_lasting() {
     assert!(daemon.stop().success());
     assert!(!house.folder.path("state/control.sock").exists(), "it goes with the daemon");
 }
+
+/// What `top` shows is what the daemon says, where one answers.
+#[test]
+fn top_shows_what_the_daemon_knows() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "top");
+    let container = house.container(&ground, LIMIT);
+    let server = Server::start(&container, 2, 0);
+    let daemon = start(&house);
+    if !house.folder.path("http.sock").exists() {
+        return skip("this daemon has no HTTP socket");
+    }
+    server.notebooks[1].grow(Bytes::mib(60));
+    done(&house, &["protect", "1.ipynb"]);
+    let text = done(&house, &["top", "--once"]);
+    assert!(text.contains(" guarded ") && !text.contains("NOT GUARDED"), "{text}");
+    assert!(text.contains(&container.name()[..20]) && text.contains("1.ipynb"), "{text}");
+    assert!(text.contains("protected"), "{text}");
+    assert!(daemon.stop().success());
+    let text = done(&house, &["top", "--once"]);
+    assert!(text.contains("NOT GUARDED") && text.contains("does not answer"), "{text}");
+}

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nbguard::act::kill::{Job, Signals, Spare, Target};
 use nbguard::config::Settings;
 use nbguard::facts::{HostMemory, Limit, Proc};
+use nbguard::host::stat_files::{FILES_MAX, StatFiles};
 use nbguard::host::{Buffer, Group, Roots, memory, procs};
 use nbguard::policy::decide::{self, Case, Scale, Screen, Verdict};
 use nbguard::policy::identity::Identities;
@@ -29,6 +31,7 @@ pub struct Pass {
     settings: Settings,
     identities: Identities,
     buffer: Buffer,
+    stat_files: Rc<StatFiles>,
     pids: Vec<(u32, u16)>,
     procs: Vec<Proc>,
     groups: Vec<Option<GroupMemory>>,
@@ -60,6 +63,7 @@ impl Pass {
             settings,
             identities: Identities::default(),
             buffer,
+            stat_files: Rc::default(),
             pids: Vec::with_capacity(ROOM),
             procs: Vec::with_capacity(ROOM),
             groups: Vec::with_capacity(1),
@@ -82,6 +86,9 @@ impl Pass {
             let identity = jupyter::identify(&self.roots, proc.key, now, &mut self.buffer);
             assert!(self.identities.insert(identity.unwrap()));
         }
+        let mut files = StatFiles::default();
+        files.keep(&self.roots, &self.procs, FILES_MAX, &mut self.buffer);
+        self.stat_files = Rc::new(files);
     }
 
     pub fn pids(&mut self) -> Vec<u32> {
@@ -92,7 +99,7 @@ impl Pass {
     fn scan(&mut self) {
         self.pids.clear();
         self.group.pids(0, &mut self.pids, &mut self.buffer).unwrap();
-        procs::scan(&self.roots, &self.pids, &mut self.procs, &mut self.buffer);
+        self.stat_files.scan(&self.roots, &self.pids, &mut self.procs, &mut self.buffer);
     }
 
     /// From the event to the last signal. Returns whose tree it was and how many were signalled.
@@ -126,7 +133,7 @@ impl Pass {
         };
         let verdict = self.screen.decide(&case, &mut self.ranking);
         let Verdict::Kill(kill) = verdict else { panic!("{verdict:?}") };
-        self.group.refresh(&mut figures, &mut self.buffer).unwrap();
+        self.group.recheck(&mut figures, &mut self.buffer).unwrap();
         assert!(decide::gate(&figures, None, scale, &self.settings, None).is_passed());
         self.aim(kill.workload);
         kill.root.pid
@@ -189,12 +196,14 @@ impl Pass {
 pub struct Kernel {
     roots: Roots,
     buffer: Buffer,
+    stat_files: Rc<StatFiles>,
     real: bool,
 }
 
 impl Kernel {
-    pub fn new(real: bool) -> Kernel {
-        Kernel { roots: Roots::system().unwrap(), buffer: Buffer::new(), real }
+    pub fn new(pass: &Pass, real: bool) -> Kernel {
+        let stat_files = Rc::clone(&pass.stat_files);
+        Kernel { roots: Roots::system().unwrap(), buffer: Buffer::new(), stat_files, real }
     }
 }
 
@@ -204,7 +213,7 @@ impl Signals for Kernel {
     }
 
     fn start_of(&mut self, pid: u32) -> Option<u64> {
-        procs::start_of(&self.roots, pid, &mut self.buffer)
+        self.stat_files.start_of(&self.roots, pid, &mut self.buffer)
     }
 
     fn send(&mut self, pidfd: BorrowedFd<'_>, _: u32, signal: i32) -> io::Result<()> {

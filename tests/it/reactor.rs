@@ -15,6 +15,8 @@ use crate::notebooks::{Server, Stranger};
 use crate::skip;
 
 const LIMIT: Bytes = Bytes::mib(256);
+/// Above 80 % of it.
+const WARNED: Bytes = Bytes::mib(210);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
 
@@ -53,6 +55,10 @@ fn the_largest_ends_with_its_children_and_everybody_else_lives() {
     let daemon = start(&house);
     small.grow(Bytes::mib(10));
     middle.grow(Bytes::mib(60));
+    assert_eq!(daemon.stat_files(), 0, "usage is low");
+    large.grow_to(&container, WARNED);
+    let all = container.pids().len();
+    eventually("stat is at hand", || (daemon.stat_files() == all).then_some(()));
     large.grow_to(&container, PRESSED);
     let incident = house.record("a kill", is_kill);
     large.wait_dead();
@@ -60,6 +66,7 @@ fn the_largest_ends_with_its_children_and_everybody_else_lives() {
     assert_eq!(container.oom_kills(), 0, "the kernel's own killer acted");
     assert_eq!(container.pids().len(), 1 + 2 * 4, "the whole tree is gone, nobody else");
     check_record(&incident, &container, large.pid);
+    eventually("nothing is kept", || (daemon.stat_files() == 0).then_some(()));
     assert!(daemon.stop().success());
 }
 

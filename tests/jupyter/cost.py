@@ -1,18 +1,21 @@
 """What a refresh costs the Jupyter server: the guard's figures against jupyter-resource-usage.
 
-tests/jupyter/run --setup && python3 tests/jupyter/cost.py [PROCESSES…] [--guard SOCKET]
+tests/jupyter/run --setup && NBGUARD_BIN_DIR=… python3 tests/jupyter/cost.py [PROCESSES…]
 
 A kernel forks as many children (each with 1 MiB of its own); both servers are asked as a page asks
-them. Latency is what the client waits; CPU is the server process's own, from its schedstat. The
-guard is the stand-in of the tests, in this process, unless --guard names the socket of a real one.
+them. Latency is what the client waits; CPU is the server process's own, from its schedstat, and
+the guard's, which looks through the container for each refresh. Without NBGUARD_BIN_DIR the guard
+is the stand-in of the tests, whose own cost says nothing.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import time
 
 from mock_guard import MockGuard, kernels
+from real_guard import Real
 from server import Server
 
 # Each at least so many seconds apart, so that none is answered with an earlier one's figures.
@@ -38,7 +41,7 @@ def cpu(pid):
 
 
 def family(server, kernel, count):
-    """Lets the kernel have so many children: through a startup file of IPython's."""
+    """Until the kernel has so many children."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         pid = kernels(server.runtime).get(kernel)
@@ -52,12 +55,14 @@ def children(pid):
     return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def measure(path, count, resource_usage, socket=None):
-    """Seconds of latency and of CPU per poll, medians, and CPU while nobody asks."""
-    server = Server(f"--NbGuard.period={PERIOD}", resource_usage=resource_usage, socket=socket)
-    guard = None
+def measure(path, count, resource_usage):
+    """Seconds per poll: latency and CPU, medians, the guard's CPU; and CPU while nobody asks."""
+    real = Real(16 << 30) if not resource_usage and os.environ.get("NBGUARD_BIN_DIR") else None
+    server = Server(f"--NbGuard.period={PERIOD}", resource_usage=resource_usage,
+                    socket=real and real.socket, enter=real and real.enter)
+    guard = real
     try:
-        if not resource_usage and socket is None:
+        if not resource_usage and not real:
             guard = MockGuard(server.socket, server.runtime)
         startup = server.folder / "ipython/profile_default/startup"
         startup.mkdir(parents=True)
@@ -70,34 +75,39 @@ def measure(path, count, resource_usage, socket=None):
         time.sleep(5)
         idle = (cpu(server.process.pid) - before) / (time.monotonic() - began)
         waited, worked = [], []
+        guards = cpu(real.daemon.pid) if real else 0
         for _ in range(POLLS):
             time.sleep(PERIOD)
             before, began = cpu(server.process.pid), time.monotonic()
             server.get(path)
             waited.append(time.monotonic() - began)
             worked.append(cpu(server.process.pid) - before)
-        return statistics.median(waited), statistics.median(worked), idle
+        guards = (cpu(real.daemon.pid) - guards) / POLLS if real else None
+        return statistics.median(waited), statistics.median(worked), guards, idle
     finally:
         server.close()
-        if guard:
+        if real:
+            real.close()
+        elif guard:
             guard.stop()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("processes", type=int, nargs="*", default=[50, 500])
-    parser.add_argument("--guard", type=pathlib.Path, help="the notebook socket of a real guard")
     options = parser.parse_args()
-    print("| processes | asked | latency | CPU per poll | CPU while nobody asks |")
-    print("|---|---|---|---|---|")
+    print("| processes | asked | latency | server's CPU per poll | guard's | server's CPU while nobody asks |")
+    print("|---|---|---|---|---|---|")
     for count in options.processes:
         of = {}
         for name, path, theirs in (("jupyter-resource-usage", "api/metrics/v1", True),
                                    ("nbguard-jupyter", "nbguard/api/status", False)):
-            waited, worked, idle = of[name] = measure(path, count, theirs, None if theirs else options.guard)
-            print(f"| {count} | {name} | {1000 * waited:.1f} ms | {1000 * worked:.1f} ms | {100 * idle:.1f} % |", flush=True)
+            waited, worked, guards, idle = of[name] = measure(path, count, theirs)
+            guards = "" if guards is None else f"{1000 * guards:.1f} ms"
+            print(f"| {count} | {name} | {1000 * waited:.1f} ms | {1000 * worked:.1f} ms | {guards} | {100 * idle:.1f} % |",
+                  flush=True)
         theirs, ours = of.values()
-        print(f"| {count} | ratio | {theirs[0] / ours[0]:.0f} | {theirs[1] / ours[1]:.0f} | |", flush=True)
+        print(f"| {count} | ratio | {theirs[0] / ours[0]:.0f} | {theirs[1] / ours[1]:.0f} | | |", flush=True)
 
 
 if __name__ == "__main__":

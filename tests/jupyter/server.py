@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket as socketlib
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,13 @@ def notebook(*cells):
                    "outputs": [], "source": cell} for at, cell in enumerate(cells)],
         "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
         "nbformat": 4, "nbformat_minor": 5})
+
+
+def free_port():
+    """With --port=0 older servers do not know their own address."""
+    with socketlib.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Server:
@@ -49,7 +57,7 @@ class Server:
                         IPYTHONDIR=str(self.folder / "ipython"), NBGUARD_SOCKET=str(self.socket),
                         **(env or {}))
         self.process = subprocess.Popen(
-            [str(VENV / "bin/jupyter-server"), "--allow-root", "--ip=127.0.0.1", "--port=0",
+            [str(VENV / "bin/jupyter-server"), "--allow-root", "--ip=127.0.0.1", f"--port={free_port()}",
              f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True",
              "--JupyterNotebookApp.expose_app_in_browser=True", *arguments],
             cwd=self.work, env=settings, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,

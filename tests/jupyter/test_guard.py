@@ -9,13 +9,13 @@ from server import Server
 from test_pages import TOAST, Pages, setUpModule  # noqa: F401
 
 GIB = 1 << 30
-# Some 100 MiB/s: it passes the warning step while a page looks on.
+# Quickly to the warning step, then slowly past it, while a page looks on.
 GROWS = """
 import time
 kept = []
 while True:
     kept.append(bytearray(b"x") * (10 << 20))
-    time.sleep(0.1)
+    time.sleep(0.05 if len(kept) < 60 else 0.4)
 """
 
 

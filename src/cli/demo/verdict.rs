@@ -92,6 +92,7 @@ impl Report {
                 let _ = write!(signals, "; {} refused: {}", refusal.pid, refusal.reason);
             }
             self.lines.push(("signals", signals));
+            self.lines.push(("told", kill.message.clone()));
         }
     }
 

@@ -140,7 +140,7 @@ class Watch:
         elif what == "answered":
             member.answered = event["at"]
         elif what == "stream" and len(member.streams) < 50:
-            member.streams.append({"at": event["at"], "name": event["name"], "text": event["text"]})
+            member.streams.append({key: event[key] for key in ("at", "name", "text", "in_cell")})
         elif what == "server-gone":
             self.servers_gone[container.name] = event["at"]
         elif what == "server-answered":
