@@ -18,12 +18,36 @@ pub fn lock() -> io::Result<()> {
     let used = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     // SAFETY: mlockall takes an integer and changes only how pages are kept.
     checked(unsafe { libc::mlockall(used) })?;
+    let unwinding = unwind_tables();
     for (start, end) in files_of(&std::fs::read_to_string("/proc/self/maps")?) {
+        let end = if (start..end).contains(&unwinding) { unwinding } else { end };
         // SAFETY: mlock takes an address and a length, not to read or write there: it brings the
         // pages in and keeps them. What is not mapped it refuses.
         checked(unsafe { libc::mlock(start as *const libc::c_void, end - start) })?;
     }
     Ok(())
+}
+
+/// Where the tables for unwinding begin, from which on nothing else is in their mapping (ld puts
+/// them last): 210 KiB that nobody reads, since a panic aborts. `usize::MAX`: not known.
+fn unwind_tables() -> usize {
+    // SAFETY: getauxval takes an integer and reads what the kernel gave the process at its start.
+    let (headers, count) =
+        unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    if headers == 0 {
+        return usize::MAX;
+    }
+    // SAFETY: the kernel gave address and number of this program's own headers, which are mapped
+    // to be read for as long as it runs (getauxval(3), elf(5)).
+    let headers = unsafe {
+        std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count as usize)
+    };
+    let of = |kind| headers.iter().find(|header| header.p_type == kind);
+    // Of a program that may lie anywhere the addresses are relative to where it does.
+    let base = of(libc::PT_PHDR)
+        .map_or(0, |own| (headers.as_ptr() as usize).wrapping_sub(own.p_vaddr as usize));
+    of(libc::PT_GNU_EH_FRAME)
+        .map_or(usize::MAX, |tables| base.wrapping_add(tables.p_vaddr as usize))
 }
 
 /// Mappings of files that can be read, as addresses: the binary, and its libraries where it has
