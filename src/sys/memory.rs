@@ -39,9 +39,8 @@ fn unwind_tables() -> usize {
     }
     // SAFETY: the kernel gave address and number of this program's own headers, which are mapped
     // to be read for as long as it runs (getauxval(3), elf(5)).
-    let headers = unsafe {
-        std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count as usize)
-    };
+    let headers =
+        unsafe { std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count as usize) };
     let of = |kind| headers.iter().find(|header| header.p_type == kind);
     // Of a program that may lie anywhere the addresses are relative to where it does.
     let base = of(libc::PT_PHDR)

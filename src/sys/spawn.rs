@@ -54,10 +54,11 @@ mod tests {
 
     #[test]
     fn a_child_leads_a_session_and_blocks_nothing() {
-        // Anybody may raise his own; the value is every thread's, and no other test asks for it.
+        // A shell blocks everything while it starts a program, so that one is asked, not the shell.
+        // Anybody may raise his own score; the value is every thread's, and no other test asks for it.
         std::fs::write("/proc/self/oom_score_adj", "100").unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "cat /proc/self/oom_score_adj; cut -d' ' -f1,5,6 /proc/$$/stat; grep SigBlk /proc/$$/status"]);
+        command.args(["-c", "cat /proc/self/oom_score_adj; cut -d' ' -f1,5,6 /proc/$$/stat; grep SigBlk /proc/self/status"]);
         apart(&mut command);
         let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let pid = child.id();

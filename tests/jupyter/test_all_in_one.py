@@ -1,7 +1,9 @@
 """Everything that people see of one kill, in one go: a real nbguardd, JupyterLab in its container,
-Chromium, the status page, and Prometheus. Skipped without NBGUARD_BIN_DIR."""
+Chromium, the status page, and Prometheus. Skipped without NBGUARD_BIN_DIR. With NBGUARD_PICTURES=1
+it also makes the README's picture of a notebook anew."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -33,6 +35,7 @@ FAST = SLOW.replace("4 << 20", "16 << 20").replace("0.2", "0.1")
 WARNING = "holds the most"
 LAST_CALL = "almost no memory is left"
 SCRAPE = 1
+README_PICTURE = REPOSITORY / "tests/jupyter/pictures/notebook.png"
 
 
 def free_port():
@@ -98,6 +101,8 @@ class AllInOne(Pages):
         pids = self.wait_for(lambda: len(self.pids(others)) == 2 and self.pids(others))
 
         slow = self.run_until_ended("slow.ipynb", SLOW)
+        if os.environ.get("NBGUARD_PICTURES"):
+            self.browser.picture(README_PICTURE)
         self.assertRegex(slow, f"(?s){WARNING}.*{LAST_CALL}")
         self.assertRegex(self.saved("slow.ipynb"), f"(?s){WARNING}.*{LAST_CALL}")
         self.server.ask(f"api/sessions/{self.session('slow.ipynb')}", "DELETE")
