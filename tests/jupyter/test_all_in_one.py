@@ -95,6 +95,14 @@ class AllInOne(Pages):
         self.prometheus = Prometheus(program, self.address)
         self.addCleanup(self.prometheus.close)
         self.addCleanup(self.browser.go, "about:blank")
+        self.addCleanup(self.tell_on_failure)
+
+    def tell_on_failure(self):
+        """The guard's own account, where something was not as it should be."""
+        failed = any(error for _, error in self._outcome.errors if error) if hasattr(self._outcome, "errors") \
+            else bool(self._outcome.result.errors or self._outcome.result.failures)
+        if failed:
+            print(self.guard.told()[-6000:])
 
     def test_what_everybody_sees_of_two_hogs(self):
         others = {name: self.server.open(name, "6 * 7") for name in ("calm.ipynb", "other.ipynb")}
@@ -127,7 +135,9 @@ class AllInOne(Pages):
     def run_until_ended(self, name, code):
         """Runs the cell until its kernel is ended and the page says why; the cell's output."""
         kernel = self.server.open(name, code)
-        self.show(f"lab/tree/{name}")
+        # Without what was open before, which would have the focus for a moment.
+        self.show(f"lab/tree/{name}?reset")
+        self.browser.wait("return window.jupyterapp.shell.currentWidget?.context?.path === arguments[0]", name)
         self.wait_idle()
         self.wait_for(lambda: kernel in self.pids({name: kernel}))
         output = (".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
