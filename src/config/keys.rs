@@ -102,9 +102,10 @@ impl Section {
             }
             Section::Message => {
                 "What a notebook is told, in the output of its running cell, in any language. \
-                 {notebook} (its path), {container}, {memory} (what it holds), {usage}, {total}, \
-                 {share} (usage of total), {warning} and {threshold} stand for the figures of that \
-                 moment; {{ is a brace. An empty text says nothing."
+                 {notebook} (its path), {container}, {memory} (what it holds), {usage} (of all, \
+                 without what can be reclaimed), {total}, {share} (usage of total), {warning} and \
+                 {threshold} stand for the figures of that moment; {{ is a brace. An empty text \
+                 says nothing."
             }
             Section::Http => {
                 "Metrics, the status page and the figures as JSON. Read-only, and answered by the \

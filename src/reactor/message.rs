@@ -213,7 +213,8 @@ impl Reactor {
                 &process
             }
         };
-        let usage = self.scratch.figures.as_ref()?.usage;
+        // What the steps count: page cache would make it look nearer to its end than it is.
+        let usage = self.scratch.figures.as_ref()?.unreclaimable();
         let total = watch.steps.total;
         let share = Share::of(usage, total).unwrap_or(Share::ZERO);
         let values = Values {
