@@ -41,7 +41,7 @@ GRACE = 15
 TAIL = 60
 
 # Of the test binary `it`: these run alone, one at a time, on the release binaries.
-ALONE = ("live", "footprint")
+ALONE = ("live", "kernels", "footprint")
 
 # tests/vm/run and tests/web/run: it cannot run here. nbguard demo: the same.
 VM_CANNOT_RUN = 77

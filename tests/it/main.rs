@@ -21,6 +21,7 @@ mod docs;
 mod footprint;
 mod ground;
 mod http;
+mod kernels;
 mod layers;
 mod live;
 mod message;

@@ -1,14 +1,12 @@
-//! What a notebook is told, from outside, through its own standard error. First what is no pipe to
-//! write to, and pipes whose owner means harm: nothing is written, opened or waited for. Then real
-//! ipykernels: what they show in the cell that runs.
+//! What a notebook is told, from outside, through its own standard error. What is no pipe to
+//! write to, and pipes whose owner means harm: nothing is written, opened or waited for.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nbguard::act::message::{Place, Skip, Stderr, Told};
@@ -22,13 +20,13 @@ use nix::unistd::{mkfifo, pipe2};
 
 use crate::daemon::House;
 use crate::ground::{Container, Folder, Ground, alone, eventually};
-use crate::{binary, root, skip};
+use crate::{binary, skip};
 
 /// Longer than anything here takes, shorter than waiting for somebody.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A process with this standard error. Ended when it is dropped.
-struct Target {
+pub struct Target {
     child: Child,
     pidfd: OwnedFd,
 }
@@ -61,7 +59,7 @@ impl Drop for Target {
 }
 
 /// A container's first process, which is none of its notebooks.
-fn first(container: &Container) -> Target {
+pub fn first(container: &Container) -> Target {
     let join: Vec<String> = container.procs().iter().map(|p| p.display().to_string()).collect();
     let script = "for procs in $JOIN; do echo $$ > $procs; done; echo; exec sleep 600";
     let mut command = Command::new("sh");
@@ -246,213 +244,6 @@ fn what_is_put_in_its_place_later_is_not_written_to() {
     assert_eq!(fs::read(&file).unwrap(), b"");
     assert_eq!(skipped(target.stderr()), "not-a-pipe", "a new look finds the file");
     assert_eq!(drained(File::from(out)), b"a line\n");
-}
-
-/// A Python with ipykernel and jupyter_client: `NBGUARD_PYTHON`, one made for this tree, or the
-/// system's.
-fn python() -> Option<PathBuf> {
-    let named = std::env::var_os("NBGUARD_PYTHON").map(PathBuf::from);
-    let made = root().join(".cache/kernels/bin/python");
-    let found = [named, Some(made), Some("python3".into())].into_iter().flatten().find(|python| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import ipykernel, jupyter_client"]).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    });
-    if found.is_none() {
-        skip("no Python with ipykernel and jupyter_client (NBGUARD_PYTHON names one)");
-    }
-    found
-}
-
-/// Starts a kernel in a container, has it run a cell, and prints what it shows: a line of JSON for
-/// each stream, and whether it belongs to that cell.
-const CLIENT: &str = r#"
-import json, os, sys
-from jupyter_client import KernelManager
-from jupyter_client.kernelspec import KernelSpec
-
-join, path, code = sys.argv[1], sys.argv[2], sys.argv[3]
-script = 'for procs in %s; do echo $$ > $procs; done; exec "$@"' % join
-argv = ["sh", "-c", script, "sh", sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-manager = KernelManager()
-manager._kernel_spec = KernelSpec(argv=argv, display_name="guarded", language="python")
-manager.start_kernel(env={**os.environ, "JPY_PARENT_PID": str(os.getpid()), "JPY_SESSION_NAME": path})
-client = manager.client()
-client.start_channels()
-client.wait_for_ready(timeout=60)
-def tell(**words):
-    print(json.dumps(words), flush=True)
-tell(pid=manager.provisioner.pid)
-sys.stdin.readline()
-cell = client.execute(code)
-while True:
-    try:
-        message = client.get_iopub_msg(timeout=1)
-    except Exception:
-        if not manager.is_alive():
-            break
-        continue
-    if message["msg_type"] == "stream":
-        content = message["content"]
-        tell(name=content["name"], text=content["text"], cell=message["parent_header"].get("msg_id") == cell)
-tell(end=True)
-"#;
-
-struct Kernel {
-    pid: u32,
-    client: Child,
-    input: ChildStdin,
-    told: BufReader<ChildStdout>,
-    _folder: Folder,
-}
-
-impl Kernel {
-    fn start(python: &PathBuf, container: &Container, path: &str, code: &str) -> Kernel {
-        let folder = Folder::new("kernel");
-        let join: Vec<String> = container.procs().iter().map(|p| p.display().to_string()).collect();
-        let mut client = Command::new(python)
-            .args(["-c", CLIENT, &join.join(" "), path, code])
-            .env("JUPYTER_RUNTIME_DIR", &folder.0)
-            .env("IPYTHONDIR", &folder.0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(folder.path("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let input = client.stdin.take().unwrap();
-        let told = BufReader::new(client.stdout.take().unwrap());
-        let mut kernel = Kernel { pid: 0, client, input, told, _folder: folder };
-        kernel.pid = u32::try_from(kernel.hear()["pid"].as_u64().unwrap()).unwrap();
-        kernel
-    }
-
-    fn hear(&mut self) -> serde_json::Value {
-        let mut line = String::new();
-        self.told.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the client has ended");
-        serde_json::from_str(&line).unwrap()
-    }
-
-    /// Runs its cell to the kernel's end, and returns what stood below it on standard error.
-    fn run(&mut self) -> Vec<String> {
-        self.input.write_all(b"go\n").unwrap();
-        let mut shown = Vec::new();
-        loop {
-            let words = self.hear();
-            if words.get("end").is_some() {
-                return shown;
-            }
-            assert_eq!((words["name"].as_str(), &words["cell"]), (Some("stderr"), &true.into()));
-            shown.push(words["text"].as_str().unwrap().to_owned());
-        }
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let _ = self.client.kill();
-        let _ = self.client.wait();
-    }
-}
-
-const GROWS: &str = "
-import time
-def grow(mib):
-    held.append(bytearray(mib << 20))
-    held[-1][::4096] = b'x' * len(held[-1][::4096])
-held = []
-grow(START)
-while True:
-    grow(STEP)
-    time.sleep(PAUSE)
-";
-
-fn grows(start: u32, step: u32, pause: &str) -> String {
-    let with = [("START", start.to_string()), ("STEP", step.to_string()), ("PAUSE", pause.into())];
-    with.iter().fold(GROWS.to_owned(), |code, (name, value)| code.replace(name, value))
-}
-
-#[test]
-fn a_slow_cell_shows_the_warning_and_the_last_call_before_its_kernel_ends() {
-    let _alone = alone();
-    let Some(python) = python() else { return };
-    let ground = match Ground::find() {
-        Ok(ground) => ground,
-        Err(why) => return skip(why),
-    };
-    let house = House::new(&ground, "message");
-    let container = house.container(&ground, Bytes::mib(640));
-    let _first = first(&container);
-    let daemon = house.start(&binary("nbguardd"), &[]);
-    let mut other = Kernel::start(&python, &container, "/home/ada/other.ipynb", "1");
-    let path = "/home/ada/slow.ipynb";
-    let mut kernel = Kernel::start(&python, &container, path, &grows(300, 4, "0.15"));
-    let shown = kernel.run();
-    let incident = house.record("a kill", |incident| incident.kind == Kind::Kill);
-    println!("{}\n{:?} {}", shown.concat(), incident.timings, incident.message);
-    assert_eq!(incident.victim.as_ref().unwrap().pid, kernel.pid);
-    let texts: Vec<&str> = shown.iter().flat_map(|text| text.trim().lines()).collect();
-    assert_eq!(texts.iter().filter(|text| !text.is_empty()).count(), 2, "{shown:?}");
-    let name = container.name();
-    for (text, words) in texts.iter().filter(|text| !text.is_empty()).zip([
-        ["nbguard: memory is running out", "At 90 % its kernel will be ended", name.as_str()],
-        ["nbguard: almost no memory is left", "is ended at 90 %", name.as_str()],
-    ]) {
-        assert!(words.iter().all(|word| text.contains(word)), "{text}");
-        assert!(text.contains("MiB of its 640.0 MiB (8"), "{text}");
-    }
-    assert_eq!(incident.message, "written: cell");
-    // Nobody else was told anything, and it lives.
-    other.input.write_all(b"go\n").unwrap();
-    let pidfd = pidfd::open(other.pid).unwrap();
-    pidfd::send(pidfd.as_fd(), libc::SIGKILL).unwrap();
-    assert!(other.hear().get("end").is_some(), "the other one was told something");
-    assert!(daemon.stop().success());
-}
-
-#[test]
-fn a_fast_cell_shows_the_warning_at_least() {
-    let _alone = alone();
-    let Some(python) = python() else { return };
-    let ground = match Ground::find() {
-        Ok(ground) => ground,
-        Err(why) => return skip(why),
-    };
-    let house = House::new(&ground, "message-fast");
-    let container = house.container(&ground, Bytes::mib(1200));
-    let _first = first(&container);
-    let daemon = house.start(&binary("nbguardd"), &[]);
-    // 200 MiB a second: half a second from the warning to the threshold.
-    let code = grows(300, 8, "0.04");
-    let mut kernel = Kernel::start(&python, &container, "/home/ada/fast.ipynb", &code);
-    let shown = kernel.run().concat();
-    let incident = house.record("a kill", |incident| incident.kind == Kind::Kill);
-    println!("{shown}\n{:?} {}", incident.timings, incident.message);
-    assert!(shown.contains("nbguard: memory is running out"), "{shown}");
-    assert_eq!((incident.message.as_str(), container.oom_kills()), ("written: cell", 0));
-    assert!(daemon.stop().success());
-}
-
-#[test]
-fn without_messages_nobody_is_told() {
-    let _alone = alone();
-    let Some(python) = python() else { return };
-    let ground = match Ground::find() {
-        Ok(ground) => ground,
-        Err(why) => return skip(why),
-    };
-    let house = House::new(&ground, "message-off");
-    house.configure("message = false");
-    let container = house.container(&ground, Bytes::mib(400));
-    let _first = first(&container);
-    let daemon = house.start(&binary("nbguardd"), &[]);
-    let code = grows(150, 4, "0.05");
-    let mut kernel = Kernel::start(&python, &container, "/home/ada/off.ipynb", &code);
-    assert_eq!(kernel.run(), Vec::<String>::new());
-    let incident = house.record("a kill", |incident| incident.kind == Kind::Kill);
-    println!("{:?}", incident.timings);
-    assert_eq!(incident.message, "skipped: off");
-    assert!(daemon.stop().success());
 }
 
 /// R, xeus: standard error is a pipe that somebody else reads. It is told there, also of its end,

@@ -1,5 +1,5 @@
-"""Everything that people see of one kill, in one go: a real nbguardd, JupyterLab in its container,
-Chromium, the status page, and Prometheus. Skipped without NBGUARD_BIN_DIR. With NBGUARD_PICTURES=1
+"""Everything that people see of two kills, in one go: a real nbguardd, JupyterLab and Notebook 7 in
+its container, Chromium, the status page, and Prometheus. Skipped without NBGUARD_BIN_DIR. With NBGUARD_PICTURES=1
 it also makes the README's picture of a notebook anew."""
 
 import json
@@ -108,15 +108,16 @@ class AllInOne(Pages):
         others = {name: self.server.open(name, "6 * 7") for name in ("calm.ipynb", "other.ipynb")}
         pids = self.wait_for(lambda: len(self.pids(others)) == 2 and self.pids(others))
 
-        slow = self.run_until_ended("slow.ipynb", SLOW)
+        slow = self.run_until_ended("lab/tree/slow.ipynb?reset", SLOW)
         if os.environ.get("NBGUARD_PICTURES"):
             self.browser.picture(README_PICTURE)
         self.assertRegex(slow, f"(?s){WARNING}.*{LAST_CALL}")
         self.assertRegex(self.saved("slow.ipynb"), f"(?s){WARNING}.*{LAST_CALL}")
         self.server.ask(f"api/sessions/{self.session('slow.ipynb')}", "DELETE")
         # A notebook that was ended rests before it may be ended again; this is another one.
-        fast = self.run_until_ended("fast.ipynb", FAST)
+        fast = self.run_until_ended("notebooks/fast.ipynb", FAST)
         self.assertIn(WARNING, fast)
+        self.assertIn(WARNING, self.saved("fast.ipynb"))
 
         self.assertEqual(self.pids(others), pids, "the others live, as the processes they were")
         self.show("notebooks/calm.ipynb")
@@ -132,11 +133,12 @@ class AllInOne(Pages):
         self.assertEqual(self.prometheus.value("nbguard_kernel_oom_kills_total") or 0, 0)
         self.see_the_status_page()
 
-    def run_until_ended(self, name, code):
-        """Runs the cell until its kernel is ended and the page says why; the cell's output."""
+    def run_until_ended(self, page, code):
+        """Runs the cell until its kernel is ended and the page says why; the cell's output. In
+        JupyterLab without what was open before, which would have the focus for a moment."""
+        name = page.split("/")[-1].split("?")[0]
         kernel = self.server.open(name, code)
-        # Without what was open before, which would have the focus for a moment.
-        self.show(f"lab/tree/{name}?reset")
+        self.show(page)
         self.browser.wait("return window.jupyterapp.shell.currentWidget?.context?.path === arguments[0]", name)
         self.wait_idle()
         self.wait_for(lambda: kernel in self.pids({name: kernel}))
