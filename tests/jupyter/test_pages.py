@@ -1,18 +1,19 @@
 """JupyterLab 4 and Notebook 7 in Chromium, with real kernels; the guard is a stand-in that ends
 them. Pictures go to .cache/test-logs/jupyter."""
 
+import sys
 import time
 import unittest
 
-import browser
-from browser import Browser
 from mock_guard import GIB, MockGuard, kernels
 from server import REPOSITORY, VENV, Server
 
+sys.path.append(str(REPOSITORY / "tests/browser"))
+import driver  # noqa: E402
+from driver import ENTER, ESCAPE  # noqa: E402
+
 PICTURES = REPOSITORY / ".cache/test-logs/jupyter"
 TOAST = ".jp-Notification-Toast-error"
-ESCAPE = "\ue00c"
-ENTER = "\ue007"
 # The second runs until it is ended.
 CELLS = ("1 + 1", "while True:\n    pass")
 
@@ -20,7 +21,7 @@ CELLS = ("1 + 1", "while True:\n    pass")
 def setUpModule():
     if not (VENV / "bin/jupyter-server").exists():
         raise unittest.SkipTest(f"no Jupyter in {VENV}")
-    if missing := browser.missing():
+    if missing := driver.missing():
         raise unittest.SkipTest(f"missing here: {' '.join(missing)}")
 
 
@@ -29,7 +30,7 @@ class Pages(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.browser = Browser()
+        cls.browser = driver.Browser()
         cls.addClassCleanup(cls.browser.close)
 
     def setUp(self):
@@ -250,7 +251,7 @@ class Lab(Pages):
         self.assertIsNone(self.browser.text(".nbguard-item"))
         self.guard.start()
         self.browser.element(".nbguard-toolbar")
-        bad = [line for line in self.browser.console() if "nbguard" in line["message"] and line["level"] != "DEBUG"]
+        bad = [line for line in self.browser.log("browser") if "nbguard" in line["message"] and line["level"] != "DEBUG"]
         self.assertEqual(bad, [])
 
     def test_the_front_end_of_jupyter_resource_usage_shows_the_guards_figures(self):

@@ -1,11 +1,9 @@
-"""Chromium without a window, and what the checks ask of it."""
+"""What the checks ask of Chromium."""
 
 import json
-import shutil
-import sys
-import time
 
-BINARIES = ("chromium", "chromedriver")
+import driver
+
 # What counts as text that somebody reads, and as something that somebody operates.
 OPERABLE = "a[href], button, input, [tabindex='0']"
 
@@ -51,37 +49,13 @@ return out.slice(0, 5);
 """
 
 
-def missing():
-    """What this machine lacks to run a browser."""
-    lacks = [name for name in BINARIES if not shutil.which(name)]
-    try:
-        import selenium  # noqa: F401
-    except ImportError:
-        lacks.append("selenium for " + sys.executable)
-    return lacks
+class Browser(driver.Browser):
+    patience = 15
 
-
-class Browser:
     def __init__(self, pictures):
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium")
-        for switch in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
-                       "--disable-background-networking", "--lang=en-GB"):
-            options.add_argument(switch)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        self.driver.set_page_load_timeout(30)
+        super().__init__("--hide-scrollbars", "--disable-background-networking", "--lang=en-GB", logs=("browser", "performance"))
         self.cdp("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
         self.pictures = pictures
-        pictures.mkdir(parents=True, exist_ok=True)
-
-    def cdp(self, command, **arguments):
-        return self.driver.execute_cdp_cmd(command, arguments)
-
-    def js(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
 
     def look(self, width=1440, height=900, dark=False, **features):
         """The window and its owner's preferences."""
@@ -91,37 +65,30 @@ class Browser:
 
     def open(self, address):
         """The page, as soon as it shows figures (or says why not)."""
-        self.driver.get("about:blank")
-        self.driver.get_log("browser"), self.driver.get_log("performance")
-        self.driver.get(address)
+        self.go("about:blank")
+        self.log("browser"), self.log("performance")
+        self.go(address)
         self.wait("return Boolean(view.data || view.trouble)")
-
-    def wait(self, script, seconds=15):
-        end = time.monotonic() + seconds
-        while not (value := self.js(script)):
-            if time.monotonic() > end:
-                raise AssertionError(f"not within {seconds} s: {script}")
-            time.sleep(0.05)
-        return value
 
     def refresh(self):
         """Asks now, and waits for the answer."""
         self.wait("return view.due !== Infinity")
-        self.js("view.due = 0; tick()")
+        self.run("view.due = 0; tick()")
         self.wait("return view.due !== Infinity")
 
     def errors(self):
         """What the console and the policy complained about."""
-        lines = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        return lines + self.js("return window.violations")
+        lines = [entry["message"] for entry in self.log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        return lines + self.run("return window.violations")
 
     def requests(self):
         """Every address that was asked for since the page was opened."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
-    def text(self, selector):
-        return self.js("return [...document.querySelectorAll(arguments[0])].map(el => el.textContent)", selector)
+    def texts(self, selector):
+        """Of all such elements, visible or not."""
+        return self.run("return [...document.querySelectorAll(arguments[0])].map(el => el.textContent)", selector)
 
     def tree(self):
         """The accessibility tree: (role, name) of every node that a screen reader meets."""
@@ -130,15 +97,12 @@ class Browser:
 
     def picture(self, name, whole=True, most=5000):
         """Of the whole page, in the window as it is."""
-        size = self.js("return [innerWidth, innerHeight, document.documentElement.scrollHeight]")
+        size = self.run("return [innerWidth, innerHeight, document.documentElement.scrollHeight]")
         if whole:
             self.cdp("Emulation.setDeviceMetricsOverride", width=size[0], height=min(most, max(size[1:])), deviceScaleFactor=1, mobile=False)
-            self.js("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 450)))")
+            self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 450)))")
         path = self.pictures / f"{name}.png"
-        self.driver.save_screenshot(str(path))
+        super().picture(path)
         if whole:
             self.cdp("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
         return path
-
-    def close(self):
-        self.driver.quit()

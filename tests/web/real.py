@@ -32,11 +32,11 @@ class Guard:
         checks.nobody_else_is_asked(self.browser, self, None)
 
     def it_shows_these_containers_and_no_others(self):
-        self.browser.js("for (const button of document.querySelectorAll('[data-toggle$=\"/books\"]'))"
+        self.browser.run("for (const button of document.querySelectorAll('[data-toggle$=\"/books\"]'))"
                         "view.open.set(button.dataset.toggle, true); draw()")
-        checks.same(sorted(self.browser.text("article h3")), sorted(box["name"] for box in stage.CONTAINERS), "containers")
+        checks.same(sorted(self.browser.texts("article h3")), sorted(box["name"] for box in stage.CONTAINERS), "containers")
         for box in stage.CONTAINERS:
-            text = self.browser.js("return document.getElementById(arguments[0]).innerText", "container=" + self.stage.ids[box["name"]])
+            text = self.browser.run("return document.getElementById(arguments[0]).innerText", "container=" + self.stage.ids[box["name"]])
             for told in [box["image"]] + [book["path"] for book in box["books"]]:
                 assert told in text, f"{told!r} of {box['name']} is not shown"
 
@@ -51,36 +51,36 @@ class Guard:
         started = time.monotonic()
         self.stage.grow(*GROWS)
         self.stage.until(lambda: self.stage.records(), "the record")
-        self.browser.wait("return view.episodes.length", 8)
+        self.browser.wait("return view.episodes.length", seconds=8)
         seen = time.monotonic() - started
         self.record = self.stage.records()[-1]
         checks.same((self.record["kind"], self.record["victim"]["notebook"]), ("kill", VICTIM), "what happened")
-        told = self.browser.text("#list .what")[0]
+        told = self.browser.texts("#list .what")[0]
         assert VICTIM in told and GROWS[0] in told, told
-        assert VICTIM in self.browser.text("#news")[0], "not announced"
-        checks.same(len(self.browser.text("#strip .dot.kill")), 1, "on the time line")
+        assert VICTIM in self.browser.texts("#news")[0], "not announced"
+        checks.same(len(self.browser.texts("#strip .dot.kill")), 1, "on the time line")
         print(f"web: on the page {seen:.1f} s after it began to grow", file=sys.stderr)
 
     def its_record_is_told_when_opened(self):
-        self.browser.driver.find_element("css selector", "#list .fold").click()
-        text = self.browser.js("return document.querySelector('.record').innerText")
+        self.browser.click("#list .fold")
+        text = self.browser.run("return document.querySelector('.record').innerText")
         for told in (self.record["sentence"], self.record["id"], self.record["trigger"], self.record["rows"][0]["because"], "ended"):
             assert told in text, f"{told!r} is not told: {text[:1500]}"
-        checks.same(len(self.browser.text(".record .books tbody tr")), len(self.record["rows"]), "rows of the ranking")
+        checks.same(len(self.browser.texts(".record .books tbody tr")), len(self.record["rows"]), "rows of the ranking")
         assert "victim" in text and "KILL" in text, text
 
     def the_others_live_on(self):
         # The survey after the kill: one figure is at most a second old.
         time.sleep(1)
         self.browser.refresh()
-        box = next(each for each in self.browser.js("return view.data.containers") if each["name"] == GROWS[0])
+        box = next(each for each in self.browser.run("return view.data.containers") if each["name"] == GROWS[0])
         paths = {book["notebook"] for book in box["notebooks"]}
         checks.same(paths, {book["path"] for book in stage.CONTAINERS[0]["books"]} - {VICTIM}, "notebooks afterwards")
 
     def a_permalink_leads_to_it(self):
         self.browser.open(self.address + "#incident=" + self.record["id"])
         self.browser.wait("return document.querySelector('.record')")
-        assert self.record["id"] in self.browser.js("return document.activeElement.id")
+        assert self.record["id"] in self.browser.run("return document.activeElement.id")
 
     def it_looks_as_it_should(self):
         for dark in (False, True):
@@ -91,8 +91,8 @@ class Guard:
 
     def it_says_that_the_guard_is_gone(self):
         self.stage.stop_daemon()
-        self.browser.wait("return document.querySelector('#trouble').textContent.includes('No answer')", 12)
-        assert GROWS[0] in str(self.browser.text("article h3")), "the last figures are gone"
+        self.browser.wait("return document.querySelector('#trouble').textContent.includes('No answer')", seconds=12)
+        assert GROWS[0] in str(self.browser.texts("article h3")), "the last figures are gone"
 
     STEPS = [it_is_served_under_its_policy, it_shows_these_containers_and_no_others, its_bars_are_as_long_as_the_figures,
              it_fits_and_can_be_read, the_kill_appears_by_itself, its_record_is_told_when_opened, the_others_live_on,
@@ -105,11 +105,11 @@ def token(browser, binaries):
     try:
         checks.same(ground.ask("/api/v1/containers"), {"error": "a bearer token is needed"}, "without it")
         browser.open(ground.address)
-        assert browser.driver.find_element("id", "ask").is_displayed()
-        browser.driver.find_element("id", "token").send_keys(TOKEN + "\n")
-        browser.wait("return document.querySelectorAll('article').length === 1", 8)
+        assert browser.shown("#ask")
+        browser.type("#token", TOKEN + "\n")
+        browser.wait("return document.querySelectorAll('article').length === 1", seconds=8)
     finally:
-        browser.js("sessionStorage.clear()")
+        browser.run("sessionStorage.clear()")
         ground.clear()
 
 
@@ -140,10 +140,10 @@ def picture(browser, binaries, path):
         guard.stage.grow(*GROWS)
         guard.stage.until(lambda: guard.stage.records(), "the record")
         guard.stage.grow(*WARNED)
-        browser.wait("return view.episodes.length", 8)
-        browser.wait("return document.querySelector('article.warm')", 20)
-        browser.driver.find_element("css selector", "#list .fold").click()
-        browser.js("document.activeElement.blur(); scrollTo(0, 0)")
+        browser.wait("return view.episodes.length", seconds=8)
+        browser.wait("return document.querySelector('article.warm')", seconds=20)
+        browser.click("#list .fold")
+        browser.run("document.activeElement.blur(); scrollTo(0, 0)")
         path.parent.mkdir(parents=True, exist_ok=True)
         made = browser.picture("readme", whole=False)
         subprocess.run(["pngquant", "--speed", "1", "--strip", "--force", "--output", str(path), str(made)], check=True)

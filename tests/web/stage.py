@@ -103,9 +103,9 @@ class Stage:
         groups = [group] + ([self.group(self.unified, path)] if self.unified else [])
         shutil.copytree(STANDINS, self.folder / "bin", dirs_exist_ok=True)
         server = subprocess.Popen(
-            ["/usr/bin/python3", str(self.folder / "bin/jupyter-lab"), "--no-browser"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [sys.executable, str(self.folder / "bin/jupyter-lab"), "--no-browser"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=open(self.folder / f"{box['name']}.log", "w"), text=True, start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.folder / "bin"), "PYTHONDONTWRITEBYTECODE": "1",
+            env={"PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(self.folder / "bin"), "PYTHONDONTWRITEBYTECODE": "1",
                  "JOIN": ":".join(str(each / "cgroup.procs") for each in groups), "BOOKS": json.dumps(box["books"])})
         self.servers.append((box["name"], server))
         folder = self.folder / "docker/containers" / identity
