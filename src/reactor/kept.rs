@@ -37,6 +37,9 @@ pub(super) struct Surveys {
     pub todo: VecDeque<Todo>,
     /// Containers whose identities are being read, and until when that is waited for.
     pub reading: Vec<(WatchId, Moment)>,
+    /// Containers whose identities the helper was asked for and has not read to the end, waited
+    /// for or not: whoever holds up the reader does not fill its queue.
+    pub out: Vec<WatchId>,
     /// Room for the scans, apart from that of the decisions, so that it can be given back.
     pub scratch: Option<Box<Scratch>>,
     pub asked_at: Option<Moment>,

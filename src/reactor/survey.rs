@@ -132,7 +132,8 @@ impl Reactor {
             return;
         }
         if forget {
-            self.surveys = Surveys::default();
+            let out = std::mem::take(&mut self.surveys.out);
+            self.surveys = Surveys { out, ..Surveys::default() };
             self.give_identities_back(|_| true);
         } else {
             self.surveys.put_aside();
@@ -185,6 +186,9 @@ impl Reactor {
             }
         }
         let surveys = &mut self.surveys;
+        if last {
+            surveys.out.retain(|of| *of != id);
+        }
         if last && surveys.reading.iter().any(|(of, _)| *of == id) {
             surveys.reading.retain(|(of, _)| *of != id);
             surveys.todo.push_front(Todo { id, asked: true });
@@ -247,7 +251,7 @@ impl Reactor {
         self.scan(who);
         if !asked {
             let wanted = self.unread(id);
-            if !wanted.is_empty() {
+            if !wanted.is_empty() && !self.surveys.out.contains(&id) {
                 let first = self.watch(id).is_none_or(|w| w.domain.identities.is_empty());
                 let time = if first { FIRST_TIME } else { IDENTITIES_TIME };
                 let until = self.now().plus(time);
@@ -255,6 +259,7 @@ impl Reactor {
                 // the decisions must not wait behind that.
                 if self.helper.ask_slowly(Question::Survey { watch: id, keys: wanted }) {
                     self.surveys.reading.push((id, until));
+                    self.surveys.out.push(id);
                     return None;
                 }
             }
