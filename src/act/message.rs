@@ -163,12 +163,18 @@ impl Stderr {
     /// # Errors
     /// Why nothing may be written there.
     pub fn of(roots: &Roots, process: BorrowedFd<'_>, pid: u32) -> Result<Stderr, Skip> {
+        // Looked at first: closing what was borrowed asks the file system that the file is in (NFS,
+        // FUSE), which need not answer. Whoever swaps it between here and there holds up himself.
+        let there = fs::read_link(roots.path(format!("/proc/{pid}/fd/{STDERR}")));
+        if there.is_ok_and(|name| !is_pipe(&name)) {
+            return Err(Skip::NotAPipe);
+        }
         let fd = pidfd::borrow(process, STDERR).map_err(|error| Skip::of(&error))?;
         // The kernel's own words for it, before anything is asked that a file system of the
         // container's might have to answer. A file is told by its absolute path.
         let name = fs::read_link(roots.path(format!("/proc/self/fd/{}", fd.as_raw_fd())))
             .map_err(|_| Skip::Failed)?;
-        if !name.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
+        if !is_pipe(&name) {
             return Err(Skip::NotAPipe);
         }
         let inode = pipe::anonymous(fd.as_fd()).map_err(|_| Skip::Failed)?;
@@ -187,6 +193,10 @@ impl Stderr {
             Err(error) => Told::Skipped(Skip::of(&error)),
         }
     }
+}
+
+fn is_pipe(name: &std::path::Path) -> bool {
+    name.as_os_str().as_encoded_bytes().starts_with(b"pipe:[")
 }
 
 /// Whether the process has the other end of this pipe.

@@ -563,6 +563,8 @@ impl Machine {
                 if looked.passed {
                     self.open(out);
                 } else if looked.rose {
+                    // Nobody listens: at the last call it would be throttled until somebody does.
+                    self.raise(out);
                     self.silence(now, out);
                 } else {
                     self.calm(looked, out);

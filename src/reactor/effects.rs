@@ -337,7 +337,7 @@ impl Reactor {
                 Answer::Trackers { serial, read } => self.on_trackers(serial, &read),
                 Answer::HighSet { watch, value, result } => self.on_high_set(watch, value, result),
                 Answer::Told { watch, key, notice, told, kept } => {
-                    self.on_told(watch, key, notice, told, kept);
+                    self.on_thread_told(watch, key, notice, told, kept);
                 }
                 Answer::Frozen { serial } => self.on_frozen(serial),
                 Answer::Described { watch: Some(id), container, .. } => {

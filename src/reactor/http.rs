@@ -35,6 +35,9 @@ use crate::units::Moment;
 const CLIENTS: [(Door, usize); 3] = [(Door::Host, 4), (Door::Notebook, 6), (Door::Tcp, 6)];
 /// Of them of one container.
 const CLIENTS_OF_ONE: usize = 2;
+/// Questions for records that are out for the host and TCP together. A question outlives whoever
+/// asked it and hung up.
+const RECORDS_OF_ALL: usize = 10;
 /// Whoever has not told what he wants by then makes room for the next when all places are taken.
 const DAWDLES: Duration = Duration::from_millis(500);
 /// Let in of one door in one turn; the rest in the next.
@@ -51,6 +54,8 @@ pub(super) struct Http {
     token: Option<Vec<u8>>,
     /// What the helper has brought, and for whom.
     delivered: Vec<(Ticket, io::Result<Vec<u8>>)>,
+    /// Who asked for records that the helper has not brought yet, there or gone.
+    asked: Vec<(Ticket, Whose)>,
     /// As the doors were opened.
     settings: Option<HttpSettings>,
 }
@@ -74,7 +79,15 @@ enum Served {
 impl Http {
     /// What the helper brought, sent on at the end of the turn.
     pub fn deliver(&mut self, client: Ticket, body: io::Result<Vec<u8>>) {
+        self.asked.retain(|(asked, _)| *asked != client);
         self.delivered.push((client, body));
+    }
+
+    /// Whether one more question for records may be put: whoever asks and hangs up does not fill
+    /// the helper's queue.
+    fn may_ask(&self, whose: Whose) -> bool {
+        let most = if whose.is_some() { CLIENTS_OF_ONE } else { RECORDS_OF_ALL };
+        self.asked.iter().filter(|(_, of)| *of == whose).count() < most
     }
 
     pub fn deadline(&self) -> Option<Moment> {
@@ -446,7 +459,12 @@ impl Reactor {
     }
 
     fn ask_incidents(&mut self, whose: Whose, client: Ticket, limit: u32) -> Served {
+        if !self.http.may_ask(whose) {
+            let body = api::error("the records are being read for others; ask again");
+            return Served::Now(Status::Unavailable, JSON, body);
+        }
         let path = self.config.record.path.clone();
+        let of = whose;
         let whose = whose.and_then(|id| self.watch(id)).map(|watch| {
             let init = watch.container.pid1;
             (watch.found.id.clone(), init)
@@ -455,6 +473,7 @@ impl Reactor {
         // Its thread ends with the surveys' memory, when nobody asks any more.
         self.note_asked();
         if self.helper.ask_slowly(Question::Incidents { client, path, limit, whose }) {
+            self.http.asked.push((client, of));
             return Served::Later(Wish::Incidents);
         }
         let body = api::error("the records cannot be read now");
@@ -546,5 +565,27 @@ fn refused(refusal: Refusal) -> (Status, &'static str) {
         Refusal::Method => (Status::MethodNotAllowed, "only GET and HEAD are answered"),
         Refusal::Body => (Status::ContentTooLarge, "no body is taken"),
         Refusal::TooLarge => (Status::HeaderTooLarge, "the head is larger than 4 KiB or 32 lines"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::WatchId;
+
+    #[test]
+    fn whoever_asks_for_records_and_hangs_up_does_not_fill_the_queue() {
+        let mut http = Http::default();
+        let whose = |slot| Some(WatchId { slot, generation: 0 });
+        let ticket = |generation| Ticket { slot: 0, generation };
+        for generation in 0..100 {
+            if http.may_ask(whose(1)) {
+                http.asked.push((ticket(generation), whose(1)));
+            }
+        }
+        assert_eq!(http.asked.len(), CLIENTS_OF_ONE);
+        assert!(http.may_ask(whose(2)) && http.may_ask(None), "the others may");
+        http.deliver(ticket(0), Ok(Vec::new()));
+        assert!(http.may_ask(whose(1)));
     }
 }

@@ -14,6 +14,11 @@ use crate::units::{Bytes, Moment};
 /// When the last one who asked did so this long ago, nothing is kept any more.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// Figures younger than this are the answer for the next one who asks, too.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+/// One container is given one part in so many of the loop's time.
+const SHARE: u32 = 20;
+
 /// Notebooks that are listed of one container, and of all together; of a container that comes
 /// last when there is no more room, so many all the same.
 const NOTEBOOKS_MAX: usize = 500;
@@ -37,6 +42,9 @@ pub(super) struct Surveys {
     pub todo: VecDeque<Todo>,
     /// Containers whose identities are being read, and until when that is waited for.
     pub reading: Vec<(WatchId, Moment)>,
+    /// Containers whose identities the helper was asked for and has not read to the end, waited
+    /// for or not: whoever holds up the reader does not fill its queue.
+    pub out: Vec<WatchId>,
     /// Room for the scans, apart from that of the decisions, so that it can be given back.
     pub scratch: Option<Box<Scratch>>,
     pub asked_at: Option<Moment>,
@@ -53,7 +61,18 @@ pub(super) struct Kept {
     pub id: WatchId,
     pub at: Moment,
     pub wall: SystemTime,
+    /// What the loop gave for it.
+    pub took: Duration,
     pub seen: Seen,
+}
+
+impl Kept {
+    /// Whether it is the answer for the next one who asks, too. Whoever fills his own container
+    /// with processes makes looking at it slow; he gets no more of the loop's time for that.
+    pub fn is_fresh(&self, now: Moment) -> bool {
+        let age = now.since(self.at);
+        (self.seen.view().is_some() && age < FRESH) || age < self.took * SHARE
+    }
 }
 
 pub(super) enum Seen {
@@ -236,5 +255,27 @@ impl Surveys {
             }
         }
         self.kept.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_is_slow_to_look_at_is_looked_at_less_often() {
+        let kept = |took, seen| Kept {
+            id: WatchId { slot: 0, generation: 0 },
+            at: Moment(0),
+            wall: SystemTime::UNIX_EPOCH,
+            took: Duration::from_millis(took),
+            seen,
+        };
+        let whole = || Seen::Whole(Box::default());
+        let brief = || Seen::Brief(Box::new(Brief::of(&mut ContainerView::default(), 0)));
+        let ms = |ms: u64| Moment(ms * 1000);
+        assert!(kept(2, whole()).is_fresh(ms(999)) && !kept(2, whole()).is_fresh(ms(1000)));
+        assert!(!kept(2, brief()).is_fresh(ms(500)), "what is left of it is no answer");
+        assert!(kept(300, brief()).is_fresh(ms(5999)) && !kept(300, brief()).is_fresh(ms(6000)));
     }
 }

@@ -32,7 +32,7 @@ use crate::units::{Bytes, Moment, Share};
 const STACK: usize = 64 * 1024;
 /// Threads at once. Whoever holds up his own pipe holds up no more than two of them.
 const THREADS_MAX: usize = 8;
-const THREADS_OF_ONE: u8 = 2;
+const THREADS_OF_ONE: usize = 2;
 /// The same notebook is not told the same again before this, however usage goes up and down.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Texts that are remembered for that.
@@ -42,6 +42,9 @@ const RECENT_MAX: usize = 128;
 #[derive(Default)]
 pub(super) struct Messages {
     threads: Arc<AtomicUsize>,
+    /// Whose notebooks the threads tell. Of the container, not of the rise: a rise ends, a
+    /// notebook goes and another comes, and whoever holds up a thread holds it up all the same.
+    out: Vec<WatchId>,
     recent: VecDeque<(ProcKey, Notice, Moment)>,
     /// Pipes that no thread could be had for to close them.
     left: Vec<Stderr>,
@@ -62,9 +65,10 @@ impl Messages {
 
     /// Does it on a thread of its own. `false`: there are too many already.
     fn start(&self, work: impl FnOnce() + Send + 'static) -> bool {
-        if !self.has_room() {
-            return false;
-        }
+        self.has_room() && self.start_anyway(work)
+    }
+
+    fn start_anyway(&self, work: impl FnOnce() + Send + 'static) -> bool {
         self.threads.fetch_add(1, Ordering::AcqRel);
         let counted = Counted(Arc::clone(&self.threads));
         let named = thread::Builder::new().name("message".into()).stack_size(STACK);
@@ -81,14 +85,27 @@ impl Messages {
         self.threads.load(Ordering::Acquire) < THREADS_MAX
     }
 
+    /// Whether one more thread may tell somebody of this container.
+    fn has_room_for(&self, id: WatchId) -> bool {
+        self.out.iter().filter(|of| **of == id).count() < THREADS_OF_ONE
+    }
+
+    /// A thread has answered.
+    fn is_back(&mut self, id: WatchId) {
+        if let Some(at) = self.out.iter().position(|of| *of == id) {
+            self.out.swap_remove(at);
+        }
+    }
+
     /// Lets go of pipes, off the loop.
     fn close(&mut self, stderr: Option<Stderr>) {
         self.left.extend(stderr);
-        if self.left.is_empty() || !self.has_room() {
+        // One more than write: whoever reads these waits for their end.
+        if self.left.is_empty() || self.threads.load(Ordering::Acquire) > THREADS_MAX {
             return;
         }
         let left = std::mem::take(&mut self.left);
-        self.start(move || drop(left));
+        self.start_anyway(move || drop(left));
     }
 }
 
@@ -106,7 +123,6 @@ pub(super) struct Rise {
     key: ProcKey,
     /// What came of the last text; `None`: the thread has not answered yet.
     told: Option<Told>,
-    in_flight: u8,
     kept: Option<Kept>,
 }
 
@@ -145,14 +161,13 @@ impl Reactor {
         let rise = &mut watch.domain.rise;
         let mut old = None;
         if rise.as_ref().is_none_or(|rise| rise.key != key) {
-            let new = Rise { key, told: None, in_flight: 0, kept: None };
+            let new = Rise { key, told: None, kept: None };
             old = rise.replace(Box::new(new)).and_then(|rise| rise.kept);
         }
-        let in_flight = rise.as_ref().map_or(0, |rise| rise.in_flight);
         self.drop_kept(old);
         let reply = self.helper.reply();
         let roots = Arc::clone(&self.roots);
-        let started = in_flight < THREADS_OF_ONE
+        let started = self.messages.has_room_for(id)
             && self.messages.start(move || {
                 let (told, kept) = say(&roots, key, text, keep_cell);
                 reply.give(Answer::Told { watch: id, key, notice: Some(notice), told, kept });
@@ -160,19 +175,18 @@ impl Reactor {
         if !started {
             return self.on_told(id, key, Some(notice), Told::Skipped(Skip::Busy), None);
         }
-        if let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) {
-            rise.in_flight += 1;
-        }
+        self.messages.out.push(id);
     }
 
     /// The signals are out. Where somebody else reads what the process wrote, he is told.
     pub(super) fn tell_ended(&mut self, who: Asker) {
         let (Some(id), Some(Verdict::Kill(kill))) = (who, self.scratch.verdict) else { return };
+        let has_room = self.messages.has_room_for(id);
         let holds = self.scratch.ranking.row(kill.workload).map_or(Bytes::ZERO, |row| row.figure());
         let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) else {
             return;
         };
-        if rise.key != kill.root || rise.in_flight >= THREADS_OF_ONE {
+        if rise.key != kill.root || !has_room {
             return;
         }
         let Some(kept) = rise.kept.take() else { return };
@@ -195,9 +209,7 @@ impl Reactor {
         if !started {
             return self.on_told(id, key, None, Told::Skipped(Skip::Busy), None);
         }
-        if let Some(rise) = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut()) {
-            rise.in_flight += 1;
-        }
+        self.messages.out.push(id);
     }
 
     fn fill(&self, id: WatchId, kill: &Kill, holds: Bytes, text: &str) -> Option<String> {
@@ -231,8 +243,22 @@ impl Reactor {
         Some(template::fill(text, &values, pipe::WHOLE - 1))
     }
 
-    /// A thread is done.
-    pub(super) fn on_told(
+    /// A thread has answered.
+    pub(super) fn on_thread_told(
+        &mut self,
+        id: WatchId,
+        key: ProcKey,
+        notice: Option<Notice>,
+        told: Told,
+        kept: Option<Kept>,
+    ) {
+        self.messages.is_back(id);
+        self.messages.close(None);
+        self.on_told(id, key, notice, told, kept);
+    }
+
+    /// What came of a text.
+    fn on_told(
         &mut self,
         id: WatchId,
         key: ProcKey,
@@ -247,13 +273,12 @@ impl Reactor {
         debug!("{name:?}: pid={} {what}: {told}", key.pid);
         let rise = self.watch_mut(id).and_then(|watch| watch.domain.rise.as_mut());
         let Some(rise) = rise.filter(|rise| rise.key == key) else { return self.drop_kept(kept) };
-        rise.in_flight = rise.in_flight.saturating_sub(1);
         // The last word is what counts, unless it came too late for anybody to read it.
         let was_written = matches!(rise.told, Some(Told::Written(_)));
         if !(was_written && matches!(told, Told::Skipped(_))) {
             rise.told = Some(told);
         }
-        let Some(kept) = kept else { return self.messages.close(None) };
+        let Some(kept) = kept else { return };
         let process = kept.process.as_raw_fd();
         let old = rise.kept.replace(kept);
         self.drop_kept(old);
@@ -373,5 +398,48 @@ mod tests {
             thread::yield_now();
         }
         assert!(messages.start(|| {}));
+    }
+
+    #[test]
+    fn whoever_holds_up_threads_holds_up_no_more_than_two_in_whatever_rise() {
+        let mut messages = Messages::default();
+        let id = |slot| WatchId { slot, generation: 0 };
+        for _ in 0..2 {
+            assert!(messages.has_room_for(id(1)));
+            messages.out.push(id(1));
+        }
+        assert!(!messages.has_room_for(id(1)) && messages.has_room_for(id(2)));
+        messages.is_back(id(1));
+        messages.is_back(id(2));
+        assert!(messages.has_room_for(id(1)));
+        assert_eq!(messages.out.len(), 1);
+    }
+
+    /// Whoever reads a pipe waits for its end, also while all the threads are held up.
+    #[test]
+    fn pipes_are_let_go_of_while_every_thread_is_held_up() {
+        let mut messages = Messages::default();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(std::sync::Mutex::new(held));
+        for _ in 0..THREADS_MAX {
+            let held = Arc::clone(&held);
+            assert!(messages.start(move || {
+                let _ = held.lock().unwrap().recv();
+            }));
+        }
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = pidfd::open(child.id()).unwrap();
+        let stderr = Stderr::of(&Roots::system().unwrap(), process.as_fd(), child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        messages.close(Some(stderr));
+        let mut end = Vec::new();
+        use std::io::Read;
+        child.stderr.take().unwrap().read_to_end(&mut end).unwrap();
+        drop(hold);
     }
 }

@@ -96,6 +96,11 @@ impl Reactor {
 
     /// A container is gone, and what was ordered about it with it.
     pub(super) fn forget_orders_of(&mut self, container: &str) {
+        // An id is the name of a directory: a user may make one of the same in his own slice, and
+        // take it away again.
+        if self.containers().any(|watch| watch.found.id == container) {
+            return;
+        }
         let about = |order: &Order| order.of.container() == Some(container);
         if self.orders.entries().iter().any(about) {
             let gone = self.orders.take_back(about);

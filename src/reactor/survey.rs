@@ -15,7 +15,7 @@ use ::log::{debug, warn};
 use super::Reactor;
 use super::decision::Scratch;
 use super::helper::Question;
-use super::kept::{Kept, Numbers, Seen, Surveys, Todo, Whose};
+use super::kept::{FRESH, Kept, Numbers, Seen, Surveys, Todo, Whose};
 use super::orders;
 use super::watch::{Kind, Watch};
 use crate::config::{Gate as GateForm, Policy};
@@ -32,8 +32,6 @@ use crate::report::{self, ContainerView, HostView, SCHEMA, Would};
 use crate::sys;
 use crate::units::Moment;
 
-/// Figures younger than this are the answer for the next one who asks, too.
-const FRESH: Duration = Duration::from_secs(1);
 /// How long the reading of identities may hold up an answer: a throttled process once held up
 /// the reader of its `cmdline` for 491 ms. The answer then stands on what is known.
 const IDENTITIES_TIME: Duration = Duration::from_millis(250);
@@ -69,10 +67,7 @@ impl Reactor {
             .map(|watch| watch.id)
             .filter(|id| whose.is_none_or(|asked| asked == *id));
         for id in asked {
-            let fresh = surveys.find(id).is_some_and(|at| {
-                let kept = &surveys.kept[at];
-                kept.seen.view().is_some() && now.since(kept.at) < FRESH
-            });
+            let fresh = surveys.find(id).is_some_and(|at| surveys.kept[at].is_fresh(now));
             if !fresh && !surveys.is_under_way(id) {
                 surveys.todo.push_back(Todo { id, asked: false });
             }
@@ -132,7 +127,8 @@ impl Reactor {
             return;
         }
         if forget {
-            self.surveys = Surveys::default();
+            let out = std::mem::take(&mut self.surveys.out);
+            self.surveys = Surveys { out, ..Surveys::default() };
             self.give_identities_back(|_| true);
         } else {
             self.surveys.put_aside();
@@ -185,6 +181,9 @@ impl Reactor {
             }
         }
         let surveys = &mut self.surveys;
+        if last {
+            surveys.out.retain(|of| *of != id);
+        }
         if last && surveys.reading.iter().any(|(of, _)| *of == id) {
             surveys.reading.retain(|(of, _)| *of != id);
             surveys.todo.push_front(Todo { id, asked: true });
@@ -192,6 +191,7 @@ impl Reactor {
     }
 
     fn survey(&mut self, id: WatchId, asked: bool) {
+        let began = self.now();
         let Some(watch) = self.watch(id) else { return };
         let seen = watch.seen;
         let slot = id.slot as usize;
@@ -224,7 +224,8 @@ impl Reactor {
         self.surveys.scratch = Some(room);
         let Some((view, short)) = found else { return };
         let (at, wall) = (self.now(), SystemTime::now());
-        self.surveys.keep(Kept { id, at, wall, seen: Seen::Whole(Box::new(view)) });
+        let took = at.since(began);
+        self.surveys.keep(Kept { id, at, wall, took, seen: Seen::Whole(Box::new(view)) });
         let covered = self.watch(id).is_some_and(|watch| watch.covered);
         // One that its slice covers is guarded there. At most once a second: figures are fresh for
         // as long.
@@ -247,7 +248,7 @@ impl Reactor {
         self.scan(who);
         if !asked {
             let wanted = self.unread(id);
-            if !wanted.is_empty() {
+            if !wanted.is_empty() && !self.surveys.out.contains(&id) {
                 let first = self.watch(id).is_none_or(|w| w.domain.identities.is_empty());
                 let time = if first { FIRST_TIME } else { IDENTITIES_TIME };
                 let until = self.now().plus(time);
@@ -255,6 +256,7 @@ impl Reactor {
                 // the decisions must not wait behind that.
                 if self.helper.ask_slowly(Question::Survey { watch: id, keys: wanted }) {
                     self.surveys.reading.push((id, until));
+                    self.surveys.out.push(id);
                     return None;
                 }
             }
@@ -469,7 +471,8 @@ impl Reactor {
             let at = watch.domain.last.map_or_else(|| self.now(), |(at, _)| at);
             let age = self.now().since(at);
             let wall = SystemTime::now().checked_sub(age).unwrap_or_else(SystemTime::now);
-            self.surveys.keep(Kept { id, at, wall, seen: Seen::Outline });
+            let took = Duration::ZERO;
+            self.surveys.keep(Kept { id, at, wall, took, seen: Seen::Outline });
         }
         let Reactor { surveys, watches, .. } = self;
         surveys.kept.retain(|kept| watches.iter().flatten().any(|watch| watch.id == kept.id));

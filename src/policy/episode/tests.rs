@@ -708,3 +708,24 @@ fn no_state_is_left_without_a_way_out() {
         }
     }
 }
+
+/// Raised only as far as the last call by the very look that silences: without a second witness
+/// nothing else would ever raise it, and the gate lies above it.
+#[test]
+fn a_silenced_domain_is_not_left_throttled_at_the_last_call() {
+    let mut b = Bench::new(Traits { psi: false, ..TELLS });
+    b.wake(Wake::Psi);
+    b.look(Looked { rose: false, ..HELD });
+    loop {
+        b.timer();
+        let rose = b.now >= Moment(0).plus(WINDOW);
+        let out = b.look(Looked { rose, ..HELD });
+        if out.contains(&Effect::Silence) {
+            break;
+        }
+    }
+    assert_eq!(b.machine.stands(), Step::LastCall);
+    b.timer();
+    let out = b.look(HELD);
+    assert!(out.contains(&Effect::Tripwire(Step::Threshold)), "{out:?}");
+}
