@@ -357,6 +357,7 @@ impl Reactor {
             domain: Domain::new(Traits::of(&settings), Step::Absent),
             steps: Steps::of(Bytes::ZERO, &settings),
             found,
+            since: std::time::SystemTime::now(),
             container,
             settings: self.shared(settings),
             protection,

@@ -322,9 +322,9 @@ impl Reactor {
                         domain.identities.insert(identity);
                     }
                     domain.reading &= !last;
-                    // Asked outside of an episode, as a command or a page does: whoever waits for
-                    // identities by now can use these as well.
-                    if last && (episode.is_none() || domain.is_in(episode)) {
+                    // Asked outside of an episode, as a command does, it must not end the wait for
+                    // something else; whoever waits for identities looks again by himself.
+                    if last && domain.is_in(episode) {
                         self.drive(asker, Input::Answered);
                     }
                 }

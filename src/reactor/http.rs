@@ -19,6 +19,7 @@ use super::door::{self, Door, Listener};
 use super::helper::{Client as Ticket, Question};
 use super::kept::Whose;
 use super::token::{For, next_generation};
+use super::watch::{Kind, Watch};
 use crate::config::HttpSettings;
 use crate::host::procs;
 use crate::observe::answer::{self, JSON, Status};
@@ -334,9 +335,10 @@ impl Reactor {
             _ => groups.v1_memory,
         }?;
         let path = self.hierarchies.relative_to_memory(&path)?;
-        let containers = self.watches.iter().flatten().filter(|watch| {
-            watch.kind == super::watch::Kind::Container && path.starts_with(&watch.found.path)
-        });
+        let containers =
+            self.watches.iter().flatten().filter(|watch| {
+                watch.kind == Kind::Container && path.starts_with(&watch.found.path)
+            });
         // The innermost: a container in a container is one of its own.
         containers.max_by_key(|watch| watch.found.path.components().count()).map(|watch| watch.id)
     }
@@ -467,9 +469,28 @@ impl Reactor {
         let of = whose;
         let whose = whose.and_then(|id| self.watch(id)).map(|watch| {
             let init = watch.container.pid1;
-            (watch.found.id.clone(), init)
+            let seen = watch.is_tenants().then_some(watch.since);
+            (watch.found.id.clone(), init, seen)
         });
-        let whose = whose.map(|(id, init)| tail::Whose { id, since: self.since(init) });
+        // Records know a container by its id, which is the name of a directory. Where a tenant
+        // chose it, what was written before it was there is somebody else's, and what is written
+        // while another one has it may be.
+        if let Some((id, _, Some(_))) = &whose {
+            let same = |watch: &Watch| {
+                watch.kind == Kind::Container && watch.found.id == *id && Some(watch.id) != of
+            };
+            if self.watches.iter().flatten().any(|watch| same(watch)) {
+                let body = api::error("another container has the same id");
+                return Served::Now(Status::Unavailable, JSON, body);
+            }
+        }
+        let whose = whose.map(|(id, init, seen)| {
+            let since = match seen {
+                Some(seen) => Some(humantime::format_rfc3339_millis(seen).to_string()),
+                None => self.since(init),
+            };
+            tail::Whose { id, since }
+        });
         // Its thread ends with the surveys' memory, when nobody asks any more.
         self.note_asked();
         if self.helper.ask_slowly(Question::Incidents { client, path, limit, whose }) {

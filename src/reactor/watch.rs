@@ -164,6 +164,8 @@ pub struct Watch {
     pub kind: Kind,
     pub domain: Domain,
     pub found: Found,
+    /// When the guard first saw it.
+    pub since: SystemTime,
     pub container: Container,
     pub settings: Rc<Settings>,
     pub protection: Rc<Protection>,
@@ -244,6 +246,12 @@ impl Watch {
         let open = || self.group.open_file("memory.pressure", flags);
         self.psi = Some(psi::arm(open, self.settings.trigger)?);
         Ok(())
+    }
+
+    /// Whether its id is a tenant's word: a user's in his own slice, or that of a container around
+    /// it. It may be somebody else's id.
+    pub fn is_tenants(&self) -> bool {
+        self.found.outer.is_some() || self.found.user.is_some_and(|uid| uid != 0)
     }
 
     pub fn name(&self) -> &str {
