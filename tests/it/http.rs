@@ -431,10 +431,13 @@ fn a_thousand_scrapes_leave_nothing_behind() {
     }
     let mut surveys = Vec::new();
     for _ in 0..10 {
-        let (began, busy) = (Instant::now(), on_cpu(&daemon));
-        let survey = doors.survey();
-        surveys.push((on_cpu(&daemon) - busy, began.elapsed()));
-        assert!(survey.age_ms < 1_000);
+        // One that was slow to make, on a busy machine, stays the answer for longer.
+        surveys.push(crate::ground::eventually("a new survey", || {
+            let (began, busy) = (Instant::now(), on_cpu(&daemon));
+            let survey = doors.survey();
+            let cost = (on_cpu(&daemon) - busy, began.elapsed());
+            (survey.age_ms < 1_000).then_some(cost)
+        }));
         thread::sleep(Duration::from_millis(1_050));
     }
     surveys.sort();
