@@ -144,6 +144,7 @@ class AllInOne(Pages):
         self.wait_for(lambda: kernel in self.pids({name: kernel}))
         output = (".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
                   "[data-mime-type='application/vnd.jupyter.stderr']")
+        self.guard.forget_cache()
         self.browser.run("void window.jupyterapp.commands.execute('notebook:run-cell'); return true")
         self.wait_text(output, WARNING)
         self.picture(f"all-{name}-warned")

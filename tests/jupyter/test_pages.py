@@ -134,7 +134,7 @@ class Lab(Pages):
         self.guard.cache = GIB // 2
         self.show("lab/tree/big.ipynb")
         self.wait_text(".nbguard-status", "of 4.0 GiB")
-        self.wait_text(".nbguard-toolbar", "1.0 GiB · 26 %")
+        self.wait_text(".nbguard-toolbar", "GiB · 2")
         level = "return document.querySelector('.nbguard-status').dataset.level"
         self.assertEqual(self.browser.run(level), "calm")
         self.guard.more[kernel] = int(3.2 * GIB)
