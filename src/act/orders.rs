@@ -3,8 +3,7 @@
 //! was changed, and is no part of it: `nbguard restore` may throw that one away.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -59,18 +58,8 @@ pub fn read(path: &Path, boot: &str) -> Result<Orders, String> {
 /// # Errors
 /// As open(2), write(2), rename(2).
 pub fn write(path: &Path, boot: &str, orders: &Orders) -> io::Result<()> {
-    let next = path.with_extension("new");
-    let file = File { version: VERSION, boot: boot.into(), orders: orders.entries().to_vec() };
-    let text = serde_json::to_vec(&file).map_err(io::Error::other)?;
-    let mut out = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&next)?;
-    out.write_all(&text)?;
-    fs::rename(&next, path)
+    let orders = orders.entries().to_vec();
+    super::replace(path, &File { version: VERSION, boot: boot.into(), orders })
 }
 
 #[cfg(test)]

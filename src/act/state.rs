@@ -3,7 +3,7 @@
 //! Written before the change, replaced as a whole, bound to the cgroup's inode.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -98,18 +98,7 @@ impl StateFile {
     /// # Errors
     /// As open(2), write(2), rename(2).
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let next = path.with_extension("new");
-        let file = StateFile { version: VERSION, changed: self.changed.clone() };
-        let text = serde_json::to_vec(&file).map_err(io::Error::other)?;
-        let mut out = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&next)?;
-        out.write_all(&text)?;
-        fs::rename(&next, path)
+        super::replace(path, &StateFile { version: VERSION, changed: self.changed.clone() })
     }
 
     pub fn find(&self, id: &str, inode: u64) -> Option<&Changed> {
