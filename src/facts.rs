@@ -171,6 +171,14 @@ pub struct Psi {
     pub full_total_us: u64,
 }
 
+impl Psi {
+    /// `some` and `full` over the last 10 s, as shown: percent.
+    pub fn percent(&self) -> (f64, f64) {
+        let percent = |hundredths: u32| f64::from(hundredths) / 100.0;
+        (percent(self.some_avg10), percent(self.full_avg10))
+    }
+}
+
 /// The memory of a cgroup at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Figures {

@@ -163,7 +163,6 @@ impl Brief {
 
 impl Numbers {
     pub fn of(figures: &Figures) -> Numbers {
-        let percent = |hundredths: u32| f64::from(hundredths) / 100.0;
         Numbers {
             usage: figures.usage,
             unreclaimable: figures.unreclaimable(),
@@ -172,7 +171,7 @@ impl Numbers {
             swap: figures.swap.known(),
             limit: figures.limit.bytes(),
             high: figures.high.bytes(),
-            psi: figures.psi.known().map(|psi| (percent(psi.some_avg10), percent(psi.full_avg10))),
+            psi: figures.psi.known().map(|psi| psi.percent()),
         }
     }
 
@@ -212,7 +211,7 @@ impl Surveys {
     pub fn is_ready(&self, whose: Whose) -> bool {
         match whose {
             Some(id) => !self.is_under_way(id),
-            None => self.todo.is_empty() && self.reading.is_empty(),
+            None => self.is_over(),
         }
     }
 

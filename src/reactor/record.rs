@@ -237,8 +237,9 @@ impl Reactor {
             record.swap = figures.swap.known();
             record.high = figures.high.bytes();
             if let Field::Known(psi) = figures.psi {
-                record.psi_some_avg10 = Some(f64::from(psi.some_avg10) / 100.0);
-                record.psi_full_avg10 = Some(f64::from(psi.full_avg10) / 100.0);
+                let (some, full) = psi.percent();
+                record.psi_some_avg10 = Some(some);
+                record.psi_full_avg10 = Some(full);
             }
         }
         record

@@ -191,8 +191,7 @@ fn mode(world: &World) -> String {
 
 fn view(look: Look) -> ContainerView {
     let figures = &look.figures;
-    let psi = figures.psi.known();
-    let percent = |hundredths: u32| f64::from(hundredths) / 100.0;
+    let psi = figures.psi.known().map(|psi| psi.percent());
     let sum: Bytes = look.rows.iter().map(|row| row.memory).sum();
     let notebooks: Vec<NotebookView> = look
         .rows
@@ -233,8 +232,8 @@ fn view(look: Look) -> ContainerView {
         warning: look.total.times(look.settings.warning),
         threshold: look.threshold,
         high: figures.high.bytes(),
-        psi_some_avg10: psi.as_ref().map(|psi| percent(psi.some_avg10)),
-        psi_full_avg10: psi.as_ref().map(|psi| percent(psi.full_avg10)),
+        psi_some_avg10: psi.map(|(some, _)| some),
+        psi_full_avg10: psi.map(|(_, full)| full),
         sum,
         ratio: ratio(sum, look.total),
         dry_run: look.settings.dry_run,
@@ -244,11 +243,7 @@ fn view(look: Look) -> ContainerView {
         notebooks,
         servers: look.servers,
         unattributed: look.unattributed,
-        would: crate::report::Would {
-            end: look.would.end,
-            reason: look.would.reason,
-            sentence: look.would.sentence,
-        },
+        would: look.would,
         ..ContainerView::default()
     }
 }
