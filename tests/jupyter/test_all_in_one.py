@@ -5,7 +5,6 @@ it also makes the README's picture of a notebook anew."""
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import urllib.parse
 import urllib.request
 
 from real_guard import Cannot, Real
-from server import REPOSITORY, Server
+from server import REPOSITORY, Server, free_port
 from test_pages import TOAST, Pages, setUpModule  # noqa: F401
 
 sys.path.append(str(REPOSITORY / "tests/outside"))
@@ -36,12 +35,6 @@ WARNING = "holds the most"
 LAST_CALL = "almost no memory is left"
 SCRAPE = 1
 README_PICTURE = REPOSITORY / "tests/jupyter/pictures/notebook.png"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def fetch(url):

@@ -219,6 +219,19 @@ mod tests {
         state.press(KeyEvent::new(code, KeyModifiers::NONE));
     }
 
+    fn type_all(state: &mut State, keys: &str) {
+        for key in keys.chars() {
+            press(
+                state,
+                match key {
+                    '\n' => KeyCode::Enter,
+                    '\x1b' => KeyCode::Esc,
+                    char => KeyCode::Char(char),
+                },
+            );
+        }
+    }
+
     const SIZES: [(u16, u16); 4] = [(80, 24), (40, 10), (200, 60), (65, 12)];
 
     #[test]
@@ -255,16 +268,7 @@ mod tests {
                     drawn(&mut state, width, height, colour);
                     state.take(Ok(busy(count)));
                     for keys in ["", "G", "\n", "jjj", "G", "\x1b", "i", "\n", "G", "?", "/x"] {
-                        for key in keys.chars() {
-                            press(
-                                &mut state,
-                                match key {
-                                    '\n' => KeyCode::Enter,
-                                    '\x1b' => KeyCode::Esc,
-                                    char => KeyCode::Char(char),
-                                },
-                            );
-                        }
+                        type_all(&mut state, keys);
                         let lines = drawn(&mut state, width, height, colour);
                         assert_eq!(lines.len(), usize::from(height));
                     }
@@ -357,16 +361,7 @@ mod tests {
             let mut state = State::new();
             state.take(Ok(snapshot.clone()));
             for keys in ["", "\n", "\x1bi", "\n", "\x1b\x1b/\u{1b}"] {
-                for key in keys.chars() {
-                    press(
-                        &mut state,
-                        match key {
-                            '\n' => KeyCode::Enter,
-                            '\x1b' => KeyCode::Esc,
-                            char => KeyCode::Char(char),
-                        },
-                    );
-                }
+                type_all(&mut state, keys);
                 let text = drawn(&mut state, width, height, true).concat();
                 assert!(!text.contains(deceptive), "{text:?}");
             }
