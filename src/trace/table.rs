@@ -71,6 +71,14 @@ impl Table {
         Table::open_as(place, OFlag::O_RDWR, NEEDS_WRITE)
     }
 
+    /// The same, to switch off.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn open_to_write(place: &Place) -> Result<Table, Trouble> {
+        Table::open_as(place, OFlag::O_RDWR, NEEDS_WRITE)
+    }
+
     fn open_as(place: &Place, how: OFlag, needs: &'static str) -> Result<Table, Trouble> {
         let path = place.path_of(Path::new(SWITCH));
         let trouble = |errno| Trouble::of(path.clone(), errno, needs);

@@ -235,7 +235,7 @@ fn what_no_tracer_made_is_refused_with_its_reason() {
         bytes[at] = byte;
         write(&bytes);
     };
-    let table: [(&str, Make<'_>); 13] = [
+    let table: [(&str, Make<'_>); 14] = [
         ("is not there", &|| {}),
         ("symbolic link", &|| symlink(&secret, &path).unwrap()),
         ("no regular file", &|| nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap()),
@@ -251,6 +251,7 @@ fn what_no_tracer_made_is_refused_with_its_reason() {
         ("cut short", &|| write(&[])),
         ("cut short", &|| write(&good[..PAGE - 1])),
         ("cut short", &|| write(&good[..PAGE + SLOT])),
+        ("being written", &|| write(&vec![0; file_len(SLOTS)])),
         ("no file of nbguard", &|| with(0, b'x')),
         ("version 9", &|| with(8, 9)),
         ("size or a length", &|| with(20, 9)),
