@@ -419,7 +419,7 @@ fn what_cannot_be_traced_is_said_with_its_code() {
         assert_eq!(output.status.code(), Some(2), "{options:?}");
     }
     hostile(&stage);
-    if !nix::unistd::access("/root", nix::unistd::AccessFlags::W_OK).is_ok() {
+    if nix::unistd::access("/root", nix::unistd::AccessFlags::W_OK).is_err() {
         return skip("another user's process: not root");
     }
     let dir = stage.trace_dir();

@@ -90,7 +90,7 @@ impl Sink<'_> {
 
     fn pause(&mut self) -> io::Result<()> {
         match self {
-            Sink::Show(show) => show.pause(),
+            Sink::Show(show) => show.pause(now()),
             Sink::Data(data) => data.flush(),
         }
     }
@@ -174,10 +174,7 @@ pub fn run(
 fn conclude(plan: &Plan, traced: &[Traced], end: End) -> Outcome {
     let lost: u64 = traced.iter().map(|one| one.lost).sum();
     if lost > 0 {
-        tell(&format!(
-            "{} (--filter does not help; --no-internal, --no-values do)",
-            Note::Lost(lost).words()
-        ));
+        tell(&format!("{} (--no-internal makes fewer)", Note::Lost(lost).words()));
     }
     if plan.mode == Mode::Snapshot && traced.iter().all(|one| one.frames == 0) {
         return Err(Failure::wrong("no snapshot: the process called no function meanwhile"));
