@@ -55,7 +55,7 @@ impl Ring {
     /// When the file is no ring any more. What was taken before stays taken.
     pub fn read(
         &mut self,
-        file: &TraceFile,
+        file: &TraceFile<'_>,
         mut take: impl FnMut(u64, &Record<'_>),
     ) -> Result<Round, Trouble> {
         let header = file.read_header(&mut self.page)?;
@@ -115,7 +115,7 @@ impl Ring {
 
 /// Whether record `n`, which was copied before the counter stood at `head`, may have been
 /// overwritten meanwhile. The one whose slot is next may be, or not: its own number tells.
-fn is_overwritten(file: &TraceFile, n: u64, head: u64) -> Result<bool, Trouble> {
+fn is_overwritten(file: &TraceFile<'_>, n: u64, head: u64) -> Result<bool, Trouble> {
     match (head - n).cmp(&u64::from(file.slots)) {
         std::cmp::Ordering::Less => Ok(false),
         std::cmp::Ordering::Greater => Ok(true),

@@ -104,15 +104,15 @@ impl Sink<'_> {
 }
 
 /// A process that is traced.
-struct Traced {
+struct Traced<'p> {
     target: Target,
-    place: Place,
+    place: Place<'p>,
     pidfd: OwnedFd,
     program: Option<(u64, u64)>,
     switched: Option<Switched>,
     session: u32,
     /// Its file, once it has one, and its number for the sink.
-    file: Option<(TraceFile, Ring, usize)>,
+    file: Option<(TraceFile<'p>, Ring, usize)>,
     /// What was told of it last.
     told: Tracing,
     lost: u64,
@@ -171,7 +171,7 @@ pub fn run(
 }
 
 /// Exit code and last words.
-fn conclude(plan: &Plan, traced: &[Traced], end: End) -> Outcome {
+fn conclude(plan: &Plan, traced: &[Traced<'_>], end: End) -> Outcome {
     let lost: u64 = traced.iter().map(|one| one.lost).sum();
     if lost > 0 {
         tell(&format!("{} (--no-internal makes fewer)", Note::Lost(lost).words()));
@@ -201,12 +201,12 @@ fn block_signals() -> Result<SignalFd, Failure> {
 }
 
 /// Everybody who can be. Those who cannot are told of; nobody at all is a failure.
-fn attach_all(
+fn attach_all<'p>(
     roots: &Roots,
     buffer: &mut Buffer,
-    plan: &Plan,
+    plan: &'p Plan,
     pids: &[u32],
-) -> Result<Vec<Traced>, Failure> {
+) -> Result<Vec<Traced<'p>>, Failure> {
     let own = std::process::id();
     let tool = Target::read(roots, own, buffer).map_or(ProcKey { pid: own, start: 0 }, |t| t.key);
     let mut traced = Vec::new();
@@ -235,13 +235,13 @@ pub fn told(trouble: &Trouble) -> String {
     }
 }
 
-fn attach(
+fn attach<'p>(
     roots: &Roots,
     buffer: &mut Buffer,
-    plan: &Plan,
+    plan: &'p Plan,
     pid: u32,
     tool: ProcKey,
-) -> Result<Traced, Trouble> {
+) -> Result<Traced<'p>, Trouble> {
     let target = Target::read(roots, pid, buffer)?;
     let pidfd = pidfd::open(pid).map_err(|_| Trouble::Gone)?;
     let place = Place::prepare(roots, target, &plan.dir, buffer)?;
@@ -277,7 +277,7 @@ fn attach(
 }
 
 /// Its file, if it has one yet.
-fn open_file(place: &Place) -> Result<Option<(TraceFile, Header)>, Trouble> {
+fn open_file<'p>(place: &Place<'p>) -> Result<Option<(TraceFile<'p>, Header)>, Trouble> {
     let mut page = [0; PAGE];
     match TraceFile::open(place, &mut page) {
         Ok(opened) => Ok(Some(opened)),
@@ -300,7 +300,7 @@ struct Run<'r, 'o> {
 }
 
 impl Run<'_, '_> {
-    fn turn(&mut self, traced: &mut [Traced]) -> Result<End, Failure> {
+    fn turn(&mut self, traced: &mut [Traced<'_>]) -> Result<End, Failure> {
         let begun = Instant::now();
         let lasts = match (self.plan.mode, self.plan.lasts) {
             (Mode::Snapshot, None) => Some(SNAPSHOT_WAIT),
@@ -372,7 +372,7 @@ impl Run<'_, '_> {
     }
 
     /// Until something happens, or the nap is over. A closed pipe is noticed while nothing comes.
-    fn wait(&self, traced: &[Traced], nap: Duration) -> Result<(), Failure> {
+    fn wait(&self, traced: &[Traced<'_>], nap: Duration) -> Result<(), Failure> {
         let stdout = io::stdout();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if self.to_stdout {
@@ -394,7 +394,7 @@ impl Run<'_, '_> {
         if is_closed { Err(Failure::NobodyListens) } else { Ok(()) }
     }
 
-    fn beat(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn beat(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         if one.is_over {
             return Ok(());
         }
@@ -416,7 +416,11 @@ impl Run<'_, '_> {
         }
     }
 
-    fn look_for_files(&mut self, traced: &mut [Traced], waited: Duration) -> Result<(), Failure> {
+    fn look_for_files(
+        &mut self,
+        traced: &mut [Traced<'_>],
+        waited: Duration,
+    ) -> Result<(), Failure> {
         for one in traced.iter_mut() {
             if one.is_over || one.file.is_some() {
                 continue;
@@ -455,7 +459,7 @@ impl Run<'_, '_> {
     }
 
     /// Makes its file known to the sink. Those without one have no number there.
-    fn introduce(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn introduce(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         let Some((file, _, number)) = &mut one.file else { return Ok(()) };
         let version = file.read_header(&mut [0; PAGE]).map_or(0, |header| header.runtime_version);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -474,7 +478,7 @@ impl Run<'_, '_> {
     }
 
     /// At most `turns` batches of one process: how many records there were.
-    fn read(&mut self, one: &mut Traced, turns: usize) -> Result<(u64, Flow), Failure> {
+    fn read(&mut self, one: &mut Traced<'_>, turns: usize) -> Result<(u64, Flow), Failure> {
         let mut seen = 0;
         if one.is_over {
             return Ok((0, Flow::On));
@@ -516,7 +520,12 @@ impl Run<'_, '_> {
     }
 
     /// What the tracer says of itself.
-    fn heed(&mut self, one: &mut Traced, number: usize, header: &Header) -> Result<(), Failure> {
+    fn heed(
+        &mut self,
+        one: &mut Traced<'_>,
+        number: usize,
+        header: &Header,
+    ) -> Result<(), Failure> {
         if header.session != one.session || header.tracing == one.told {
             return Ok(());
         }
@@ -534,7 +543,7 @@ impl Run<'_, '_> {
     }
 
     /// Everything that is there, once.
-    fn drain(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn drain(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         if self.plan.mode != Mode::OnlyBeat {
             // As much as a ring holds: who writes on and on is not followed for ever.
             let turns = one.file.as_ref().map_or(0, |(file, ..)| file.slots as usize / 64 + 2);
@@ -544,7 +553,7 @@ impl Run<'_, '_> {
     }
 
     /// Nothing more is to be had of this one.
-    fn over(&mut self, one: &mut Traced, note: &Note) -> Result<(), Failure> {
+    fn over(&mut self, one: &mut Traced<'_>, note: &Note) -> Result<(), Failure> {
         one.is_over = true;
         match &one.file {
             Some((_, _, number)) if self.plan.mode != Mode::OnlyBeat => {
