@@ -317,7 +317,7 @@ mod tests {
             leave(2, 1, 300),
             enter(3, 1, "say"),
             leave(3, 1, 200),
-            leave(1, 0, 1000),
+            leave(1, 0, 1100),
         ];
         let mut own = Vec::new();
         for record in &records {
@@ -327,9 +327,9 @@ mod tests {
             }
         }
         let say = |ns| ("say".to_owned(), Some(ns), Some(ns));
-        assert_eq!(own, [say(300), say(200), ("run".to_owned(), Some(1000), Some(500))]);
+        assert_eq!(own, [say(300), say(200), ("run".to_owned(), Some(1100), Some(600))]);
         let rows = summary.sorted();
-        assert_eq!((rows[0].0, rows[0].1.calls, rows[0].1.own), ("run", 1, 500));
+        assert_eq!((rows[0].0, rows[0].1.calls, rows[0].1.own), ("run", 1, 600));
         assert_eq!((rows[1].0, rows[1].1.calls, rows[1].1.total), ("say", 2, 500));
     }
 
