@@ -260,6 +260,7 @@ fn what_is_overwritten_is_counted_exactly() {
     if written == 600_000 {
         assert_eq!(seen + lost, written, "{err}");
     }
+    assert!(output.status.success(), "no record was torn: {err}");
     assert!(lost > 0, "a ring of 1,024 holds no 3,000");
     assert!(err.contains("overwritten"), "{err}");
 }
