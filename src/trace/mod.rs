@@ -5,9 +5,12 @@
 //! Everything below a process's own root directory is its container's making. No link is
 //! followed there, nothing leads out, nothing but a private regular file of the process's own
 //! user is read, and what is in it counts only as far as [`trace_layout`] can make sense of it.
+//!
+//! `php` needs none of that: it reads the calls of a PHP process out of its memory.
 
 pub mod file;
 pub mod page;
+pub mod php;
 pub mod place;
 pub mod ring;
 pub mod stale;
