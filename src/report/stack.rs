@@ -11,7 +11,7 @@ pub const FRAMES_MAX: usize = 256;
 /// Bytes of a name, a path or a value.
 pub const TEXT_MAX: usize = 256;
 /// Threads of one process.
-pub const THREADS_MAX: usize = 64;
+pub const THREADS_MAX: usize = 32;
 
 /// One look at one process.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -93,4 +93,14 @@ pub struct Watched {
     pub name: String,
     /// `null`: there is none, or it could not be read.
     pub value: serde_json::Value,
+}
+
+/// At most [`TEXT_MAX`] bytes, the mark of a cut included.
+pub fn bounded(mut text: String) -> String {
+    const MARK: char = '…';
+    if text.len() > TEXT_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_MAX - MARK.len_utf8()));
+        text.push(MARK);
+    }
+    text
 }

@@ -8,9 +8,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nbguard::report::stack::{Interpreter, Stack, State};
+use nbguard::trace::cpython::{self, Input, Shape};
 use nbguard::trace::php::layout::{Layout, same};
+use nbguard::trace::remote::{Pages, ProcessMemory};
 use serde_json::{Value, json};
 
+use crate::kernels::python;
 use crate::{binary, root, skip};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -148,9 +151,9 @@ fn neutral(value: &mut Value) {
                 assert!(text.starts_with("0x") && text.len() > 6, "{text}");
                 *address = json!("0x");
             });
-            map.values_mut().for_each(|value| neutral(value));
+            map.values_mut().for_each(neutral);
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| neutral(value)),
+        Value::Array(values) => values.iter_mut().for_each(neutral),
         Value::String(text) => {
             *text = text.replace(&folder, "");
             // From 8.4 on a closure's name says where it is, and not in which namespace.
@@ -467,4 +470,171 @@ fn fastcgi(params: &[(&str, &str)]) -> Vec<u8> {
     };
     [record(1, &[0, 1, 0, 0, 0, 0, 0, 0]), record(4, &body), record(4, &[]), record(5, &[])]
         .concat()
+}
+
+/// Says what it is, and where its module `__main__` and an object are: `id()` is an address.
+const PYTHON: &str = "
+import sys, time, builtins
+class Result:
+    execution_count = None
+    def __init__(self): self.info = 1
+    def ask(self): pass
+one, other = Result(), Result()
+one.execution_count = 41
+other.execution_count = 42
+vars(other)['x'] = 1
+if sys.argv[1] == 'cell': builtins.input = one.ask
+if sys.argv[1] == 'odd': builtins.input = lambda: 1
+sys.stdout.write('%d %d %d %d\\n' % (sys.version_info[1], id(globals()), id(one), id(other)))
+sys.stdout.flush()
+time.sleep(600)
+";
+
+/// Every Python 3 of this machine, by its version.
+fn pythons() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = vec!["/usr/bin/python3".into()];
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let versions = fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten();
+    found.extend(versions.map(|version| version.path().join("bin/python3")));
+    found.retain(|python| python.exists());
+    found
+}
+
+#[test]
+fn what_a_kernel_does_not_show_is_found_in_the_memory_of_every_python() {
+    let mut seen = 0;
+    for python in pythons() {
+        for (how, expected) in [
+            ("idle", Some(Input::Builtin)),
+            ("cell", Some(Input::Method)),
+            ("odd", Some(Input::Other)),
+        ] {
+            let mut command = Command::new(&python);
+            command.args(["-c", PYTHON, how]).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut running = Running(command.spawn().unwrap());
+            let mut line = String::new();
+            let output = running.0.stdout.take().unwrap();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+            let told: Vec<u64> =
+                line.split_whitespace().map(|number| number.parse().unwrap()).collect();
+            let [minor, globals, one, other] = told[..] else {
+                panic!("{}: {line}", python.display())
+            };
+            let Some(shape) = Shape::of(3, minor) else {
+                skip(format_args!("3.{minor} is not known"));
+                continue;
+            };
+            let memory = ProcessMemory::of(running.pid());
+            let mut pages = Pages::new(&memory);
+            let shown = format!("3.{minor} {how}");
+            assert_eq!(cpython::input(&mut pages, shape, globals), Ok(expected), "{shown}");
+            for (object, count) in [(one, 41), (other, 42)] {
+                let told = cpython::execution_count(&mut pages, shape, object);
+                assert_eq!(told, Ok(Some(count)), "{shown}");
+            }
+            seen += 1;
+        }
+    }
+    if seen == 0 {
+        skip("no Python here");
+    }
+}
+
+#[test]
+fn python_tells_its_calls_without_being_stopped_also_in_other_namespaces() {
+    let code = "import time\ndef nap():\n    time.sleep(600)\nnap()\n";
+    let mut seen = 0;
+    for python in pythons() {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child"]).arg(&python);
+        let Some(outer) = Running::start(command.args(["-c", code])) else {
+            return skip("no unshare here");
+        };
+        let Some(inner) = child_of(outer.pid()) else {
+            return skip("namespaces cannot be made here");
+        };
+        let stack = look_until(inner, |stack| innermost(stack) == "nap");
+        let thread = &stack.threads[0];
+        let calls: Vec<_> = thread.frames.iter().map(|f| (f.function.as_str(), f.line)).collect();
+        assert_eq!(calls, [("nap", Some(3)), ("<module>", Some(4))], "{}", python.display());
+        assert_eq!((stack.runtime, stack.state), (Interpreter::Python, State::Unknown));
+        assert!(thread.main && stack.version.starts_with("3."), "{stack:?}");
+        let status = fs::read_to_string(format!("/proc/{inner}/status")).unwrap();
+        assert!(status.contains("TracerPid:\t0"), "{status}");
+        let output = nbguard(inner, &["--watch", "memory"]);
+        assert_eq!(output.status.code(), Some(2));
+        seen += 1;
+    }
+    if seen == 0 {
+        skip("no Python here");
+    }
+}
+
+/// Runs the cells that it reads, one a line of JSON, in a kernel whose pid it says first; then
+/// says the number of each when it has begun.
+const CLIENT: &str = r#"
+import json, sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name="python3")
+print(manager.provisioner.pid, flush=True)
+for line in sys.stdin:
+    cell = client.execute(json.loads(line), allow_stdin=True)
+    while True:
+        message = client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") == cell and message["msg_type"] == "execute_input":
+            print(message["content"]["execution_count"], flush=True)
+            break
+manager.shutdown_kernel(now=True)
+"#;
+
+/// What the notebook calls busy is busy, and a cell that awaits is not idle.
+#[test]
+fn a_kernel_is_busy_in_its_cell_and_idle_between_two() {
+    let Some(python) = python() else { return };
+    let mut command = Command::new(&python);
+    // The kernel must be one of this Python, whatever else is installed.
+    let bin = python.parent().unwrap().display().to_string();
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+    command.args(["-c", CLIENT]).env("PATH", path).stderr(Stdio::null());
+    let mut client = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut told = std::io::BufReader::new(client.0.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+        line.trim().parse::<u64>().unwrap_or_else(|_| panic!("the client said {line:?}"))
+    };
+    let pid = line() as u32;
+    let mut cells = client.0.stdin.take().unwrap();
+    let idle = look_until(pid, |stack| stack.state == State::Idle);
+    assert_eq!((idle.runtime, idle.cell), (Interpreter::Python, None));
+    assert!(idle.threads[0].main && idle.threads.len() > 1, "{idle:?}");
+    let await_it = "import asyncio\nit = asyncio.get_running_loop().create_future()\n\
+        asyncio.get_running_loop().call_later(2, it.set_result, 1)\nawait it";
+    for (code, function) in [
+        ("import time\ndef nap():\n    time.sleep(2)\nnap()", Some("nap")),
+        ("import asyncio\nawait asyncio.sleep(2)", None),
+        (await_it, None),
+        ("sum(i * i for i in range(30_000_000))", Some("<genexpr>")),
+        ("import threading\nthreading.Thread(target=nap).start()", None),
+    ] {
+        let line_of_json = serde_json::to_string(code).unwrap() + "\n";
+        std::io::Write::write_all(&mut cells, line_of_json.as_bytes()).unwrap();
+        let number = line();
+        let is_it = |stack: &Stack| function.is_none_or(|name| innermost(stack).contains(name));
+        let seen = look_until(pid, |stack| stack.state != State::Idle && is_it(stack));
+        if function.is_some() {
+            assert_eq!((seen.state, seen.cell), (State::Busy, Some(number)), "{code}: {seen:?}");
+        } else if code.contains("await") {
+            assert_eq!((seen.state, seen.threads[0].main), (State::Busy, true), "{code}: {seen:?}");
+        }
+        look_until(pid, |stack| stack.state == State::Idle);
+    }
+    let asks = serde_json::to_string("input('?')").unwrap() + "\n";
+    std::io::Write::write_all(&mut cells, asks.as_bytes()).unwrap();
+    let number = line();
+    let asking = look_until(pid, |stack| {
+        stack.threads[0].frames.iter().any(|f| f.function.contains("input_request"))
+    });
+    assert_eq!((asking.state, asking.cell), (State::Busy, Some(number)));
+    drop(cells);
 }

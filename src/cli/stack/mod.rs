@@ -2,7 +2,9 @@
 //! py-spy's without stopping it. It has one second: who asks must not hang on a process that
 //! does not let itself be read.
 
+mod kernel;
 mod php;
+mod python;
 mod text;
 
 use std::io::Write;
@@ -14,7 +16,7 @@ use clap::Args;
 
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::out;
-use crate::parse::stat;
+use crate::parse::{stat, status_ids};
 use crate::report::stack::Stack;
 use crate::trace::php::find::{Mapped, Missing};
 use crate::trace::php::watch::Watch;
@@ -55,6 +57,11 @@ pub fn run(args: &StackArgs, out: &mut dyn Write) -> Outcome {
         interval: args.repeat,
         looks: if args.repeat.is_some() { args.count.unwrap_or(u64::MAX) } else { 1 },
     };
+    // A process may be anything, and a library may not have thought of it.
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(std::io::stderr(), "nbguard: the process cannot be read: {panic}");
+        std::process::exit(i32::from(Exit::Wrong.code()));
+    }));
     // Whatever holds up the look holds up that thread, which ends with this process.
     thread::spawn(move || {
         let told = look(&asked, &sender);
@@ -97,6 +104,14 @@ fn look(asked: &Asked, answers: &Answers) -> Result<(), Failure> {
     let began = Instant::now();
     let process = Process::open(asked.pid)?;
     let mapped = Mapped::of(asked.pid).map_err(|missing| process.failure(&missing))?;
+    let libraries = |name: &[u8]| name.starts_with(b"libpython");
+    if mapped.exe_name().starts_with("python") || mapped.loads(libraries) {
+        if !asked.watches.is_empty() {
+            let text = "--watch reads variables of PHP, and this is Python";
+            return Err(Failure::Said(Exit::Usage, text.to_owned()));
+        }
+        return python::look(asked, &process, &mapped, answers, began);
+    }
     php::look(asked, &process, &mapped, answers, began)
 }
 
@@ -153,6 +168,16 @@ impl Process {
 
     fn has_ended(&self) -> bool {
         self.start_now().is_none()
+    }
+
+    /// Its pid as it sees it itself: the innermost of its namespaces.
+    fn inner_pid(&self) -> u32 {
+        let status = std::fs::read(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        status_ids(&status).map_or(self.pid, |ids| ids.nspid)
+    }
+
+    fn replaced(&self) -> Failure {
+        Failure::wrong(format!("{}: the process runs another program now", self.pid))
     }
 
     fn failure(&self, missing: &Missing) -> Failure {

@@ -7,7 +7,7 @@ use crate::cli::stack::{Answers, Asked, Process, repeat};
 use crate::report::stack::{Interpreter, SCHEMA, Stack, Thread, Watched};
 use crate::trace::php::Php;
 use crate::trace::php::find::{Mapped, Missing};
-use crate::trace::php::remote::Trouble;
+use crate::trace::remote::Trouble;
 
 pub fn look(
     asked: &Asked,
@@ -30,7 +30,7 @@ pub fn look(
             return Err(process.failure(&Missing::Gone));
         }
         if mapped.is_replaced() {
-            return Err(Failure::wrong(format!("{}: {REPLACED}", asked.pid)));
+            return Err(process.replaced());
         }
         Ok(Stack {
             schema: SCHEMA,
@@ -57,14 +57,10 @@ pub fn look(
     })
 }
 
-const REPLACED: &str = "the process runs another program now";
-
 fn failure(process: &Process, mapped: &Mapped, trouble: Trouble) -> Failure {
     match trouble {
         _ if process.has_ended() => process.failure(&Missing::Gone),
-        _ if mapped.is_replaced() || mapped.has_moved() => {
-            Failure::wrong(format!("{}: {REPLACED}", process.pid))
-        }
+        _ if mapped.is_replaced() || mapped.has_moved() => process.replaced(),
         Trouble::Denied => process.failure(&Missing::Denied("its memory")),
         trouble => Failure::wrong(format!("{}: {trouble}", process.pid)),
     }

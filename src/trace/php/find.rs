@@ -23,7 +23,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 
 use crate::parse::maps::{Mapping, maps};
 use crate::trace::php::layout::Layout;
-use crate::trace::php::remote::{RemoteMemory, Trouble};
+use crate::trace::remote::{RemoteMemory, Trouble};
 
 /// A process with 65,530 mappings (vm.max_map_count) of 100 bytes each; what is longer is cut.
 const MAPS_MAX: u64 = 8 << 20;

@@ -1,10 +1,9 @@
 //! The calls of a PHP process, from outside: nothing is loaded into it, it is not stopped, and it
 //! never notices. `find` says where PHP keeps its globals in it, `walk` follows them, `watch`
-//! reads single variables, all through `remote`. Only `nbguard` looks so; the daemon asks it.
+//! reads single variables, all through [`crate::trace::remote`]. Only `nbguard` looks so; the daemon asks it.
 
 pub mod find;
 pub mod layout;
-pub mod remote;
 #[cfg(test)]
 mod tests;
 pub mod walk;
@@ -12,8 +11,8 @@ pub mod watch;
 
 use serde_json::Value;
 
+use crate::trace::remote::{Pages, ProcessMemory, Trouble};
 use find::{Found, Mapped, Missing};
-use remote::{Pages, ProcessMemory, Trouble};
 use walk::{Globals, Sample};
 use watch::Watch;
 

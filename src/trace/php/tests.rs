@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::layout::{KNOWN, Layout, same};
-use super::remote::{Image, Pages, Trouble};
 use super::walk::{Globals, Sample, sample};
 use super::watch::{self, Watch};
 use crate::report::stack::{FRAMES_MAX, Place, State, TEXT_MAX};
+use crate::trace::remote::{Image, Pages, Trouble};
 
 /// A chunk of PHP's heap begins here.
 const BASE: u64 = 0x7f00_0020_0000;

@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 
-use crate::report::stack::{FRAMES_MAX, Frame, Place, State, TEXT_MAX};
+use crate::report::stack::{FRAMES_MAX, Frame, Place, State, TEXT_MAX, bounded};
 use crate::trace::php::layout::{Layout, same};
-use crate::trace::php::remote::{Pages, RemoteMemory, Trouble};
+use crate::trace::remote::{Pages, RemoteMemory, Trouble};
 
 /// Where PHP's globals are in that process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -359,14 +359,4 @@ pub(super) fn without_query(uri: &[u8]) -> String {
 
 pub(super) fn shown(text: &[u8]) -> String {
     bounded(String::from_utf8_lossy(text).into_owned())
-}
-
-/// At most [`TEXT_MAX`] bytes, the mark of a cut included.
-pub(super) fn bounded(mut text: String) -> String {
-    const MARK: char = '…';
-    if text.len() > TEXT_MAX {
-        text.truncate(text.floor_char_boundary(TEXT_MAX - MARK.len_utf8()));
-        text.push(MARK);
-    }
-    text
 }

@@ -6,9 +6,10 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::report::stack::bounded;
 use crate::trace::php::layout::same::{array, executor, object, reference};
-use crate::trace::php::remote::{Pages, RemoteMemory, Trouble};
-use crate::trace::php::walk::{Globals, Sample, bounded, c_pointer, memory, shown, string};
+use crate::trace::php::walk::{Globals, Sample, c_pointer, memory, shown, string};
+use crate::trace::remote::{Pages, RemoteMemory, Trouble};
 
 /// What can be watched by name alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
