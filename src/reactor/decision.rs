@@ -622,6 +622,7 @@ mod tests {
             sid: pid,
             comm: Comm::default(),
             state: b'S',
+            ticks: 0,
             rss: Bytes::ZERO,
             container,
             memory: Field::Unknown(Why::NotRead),
