@@ -2,3 +2,4 @@
 //! `policy` as values.
 
 pub mod jupyter;
+pub mod php;
