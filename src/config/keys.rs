@@ -11,7 +11,7 @@ use super::settings::{
     RecordSettings,
 };
 use super::value::{Item, Kind, Outcome, names, put};
-use super::{Gate, Policy, Scope};
+use super::{Clear, Gate, Policy, Resource, Scope};
 use crate::units::{Bytes, Share};
 
 /// One key.
@@ -477,9 +477,71 @@ its file and the other notebooks are not.""""#,
         name: "policy",
         kind: Kind::Word(names::<Policy>),
         default: "\"largest\"",
-        doc: "Who ends: the workload that holds the most, or the one that grew the most since \
-              the warning.",
+        doc: "Who ends: the workload that holds the most, the one that grew the most since the \
+              warning, or (\"idle-first\") whoever is not essential, so that the important \
+              application goes on: see `resource`, `ratio`, `idle_for`, `clear`, `important`, \
+              `deny` and `allow`, which count under it alone.",
         set: Set::Default(|changes, item| some(&mut changes.policy, item.word())),
+    },
+    Key {
+        name: "resource",
+        kind: Kind::Word(names::<Resource>),
+        default: "\"memory\"",
+        doc: "What `ratio` is a share of: \"memory\", the container's total; \"cpu\", the CPU \
+              time that all processes of the container used between two looks.",
+        set: Set::Default(|changes, item| some(&mut changes.resource, item.word())),
+    },
+    Key {
+        name: "ratio",
+        kind: Kind::Share(Share::percent(2), Share::ONE),
+        default: "\"2%\"",
+        doc: "An application (a php-fpm pool, a PHP script, mod_php, a notebook) with a larger \
+              share than this is the important one; at exactly this it is not. Where several are, \
+              those that `important` names, else the largest. Where none is, nobody ends.",
+        set: Set::Default(|changes, item| some(&mut changes.ratio, item.share())),
+    },
+    Key {
+        name: "idle_for",
+        kind: Kind::Duration(seconds(1), seconds(86_400)),
+        default: "\"60s\"",
+        doc: "Whoever has called no function for at least so long is not essential. What nobody \
+              knows is never taken for idle.",
+        set: Set::Default(|changes, item| some(&mut changes.idle_for, item.duration())),
+    },
+    Key {
+        name: "clear",
+        kind: Kind::Word(names::<Clear>),
+        default: "\"enough\"",
+        doc: "How many of those that are not essential end: as many as it takes to fall below the \
+              threshold, looked at again after each; or all of them. At most 32 within a minute.",
+        set: Set::Default(|changes, item| some(&mut changes.clear, item.word())),
+    },
+    Key {
+        name: "important",
+        kind: Kind::Globs,
+        default: "[]",
+        doc: "Applications that lose only idle workers, and those last: \"pool:www\", \
+              \"script:/srv/app/*\", \"apache\", or a notebook's path. A pattern without a slash \
+              also matches the file's name alone.",
+        set: Set::Default(|changes, item| some(&mut changes.important, item.globs())),
+    },
+    Key {
+        name: "deny",
+        kind: Kind::NameGlobs,
+        default: "[]",
+        doc: "What is not essential, idle or not, and goes first: processes by name (as `ps -o \
+              comm` shows it), applications as \"app:pool:batch\". A process that belongs to \
+              nothing else becomes a workload by this, with its children; never the container's \
+              first process, a server, a master, or what runs containers.",
+        set: Set::Default(|changes, item| some(&mut changes.deny, item.name_globs())),
+    },
+    Key {
+        name: "allow",
+        kind: Kind::NameGlobs,
+        default: "[]",
+        doc: "What is essential, in the same form: never ended under \"idle-first\", whatever \
+              `deny` says and however long it is idle.",
+        set: Set::Default(|changes, item| some(&mut changes.allow, item.name_globs())),
     },
     Key {
         name: "gate",

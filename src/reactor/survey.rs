@@ -18,7 +18,7 @@ use super::helper::Question;
 use super::kept::{FRESH, Kept, Numbers, Seen, Surveys, Todo, Whose};
 use super::orders;
 use super::watch::{Kind, Watch};
-use crate::config::{Gate as GateForm, Policy};
+use crate::config::{Gate as GateForm, Words};
 use crate::facts::{Figures, HostMode, Mode};
 use crate::ids::{ProcKey, WatchId};
 use crate::parse::escape;
@@ -356,11 +356,7 @@ impl Reactor {
             total: watch.steps.total,
             warning: watch.steps.warning,
             threshold: watch.steps.threshold,
-            policy: match settings.policy {
-                Policy::Largest => "largest",
-                Policy::Growing => "growing",
-            }
-            .to_owned(),
+            policy: settings.policy.word().to_owned(),
             dry_run: settings.dry_run,
             would: Would {
                 end: None,
