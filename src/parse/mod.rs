@@ -10,6 +10,7 @@ pub mod http;
 pub mod jupyter;
 pub mod php_argv;
 pub mod process;
+pub mod stack_json;
 pub mod template;
 
 pub use cgroup::{

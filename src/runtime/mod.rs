@@ -3,3 +3,4 @@
 
 pub mod jupyter;
 pub mod php;
+pub mod stack;
