@@ -437,6 +437,10 @@ impl Reactor {
                 let until = std::time::Instant::now() + ANSWER_BUDGET;
                 self.helper.ask(Question::Pss { asker: who, episode, keys, until });
             }
+            Wanted::Activity(keys) => {
+                domain.listening = true;
+                self.ask_activity(who, &keys);
+            }
         }
     }
 
@@ -479,6 +483,7 @@ impl Reactor {
             self.place_for_notebooks(id);
             self.keep_stat_files(id);
         }
+        self.ask_at_warning(who);
     }
 
     /// What an episode reads first is kept open for it. A host's episode has too much of it.

@@ -340,6 +340,7 @@ impl Reactor {
                     self.on_thread_told(watch, key, notice, told, kept);
                 }
                 Answer::Frozen { serial } => self.on_frozen(serial),
+                Answer::Heard { asker, heard, last } => self.on_heard(asker, heard, last),
                 Answer::Described { watch: Some(id), container, .. } => {
                     self.on_described(id, *container);
                 }

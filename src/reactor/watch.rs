@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
+use super::inside::{Awaited, Evidence};
 use super::message::Rise;
 use crate::config::{Protection, Settings};
 use crate::facts::{Events, Field, Figures, Limit, Mode, Why};
@@ -18,6 +19,7 @@ use crate::host::container::Container;
 use crate::host::discover::Found;
 use crate::host::group::{Group, Version};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
+use crate::policy::activity::Activities;
 use crate::policy::episode::{Machine, Step, Traits, Wake};
 use crate::policy::identity::Identities;
 use crate::policy::rank::Baseline;
@@ -95,12 +97,21 @@ pub struct Domain {
     pub reading: bool,
     /// Who was told, while usage is high.
     pub rise: Option<Box<Rise>>,
+    /// Who is at work, where anybody goes by that.
+    pub activities: Activities,
+    /// What the notebook that held the most was running at the warning look.
+    pub evidence: Option<Box<Evidence>>,
+    /// The same while it is on its way.
+    pub awaited: Option<Box<Awaited>>,
+    /// A decision waits for what processes do.
+    pub listening: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
+    Activity(Vec<ProcKey>),
 }
 
 impl Domain {
@@ -117,6 +128,10 @@ impl Domain {
             wanted: None,
             reading: false,
             rise: None,
+            activities: Activities::default(),
+            evidence: None,
+            awaited: None,
+            listening: false,
         }
     }
 }
