@@ -55,7 +55,8 @@ pub struct Incident {
     /// Whether the notebook was told: `written: cell`, `written: log`, or `skipped: …` with the
     /// reason (`act::message::Skip`).
     pub message: String,
-    /// What the victim was running, innermost frame first, where it could be had.
+    /// What the victim was running at the warning step or the last call, innermost frame first,
+    /// where it could be had; `timings` say how long before.
     pub stack: Vec<String>,
 }
 
@@ -179,6 +180,9 @@ pub struct Timings {
     pub event_to_signal_us: Option<u64>,
     pub signal_to_dead_us: Option<u64>,
     pub signal_to_back_us: Option<u64>,
+    /// How old `stack` was at the decision.
+    #[serde(default)]
+    pub stack_to_decision_us: Option<u64>,
 }
 
 // What the HTTP interface answers: the guard's view of now, where an incident is its view of then.

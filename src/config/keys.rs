@@ -104,8 +104,9 @@ impl Section {
                 "What a notebook is told, in the output of its running cell, in any language. \
                  {notebook} (its path), {container}, {memory} (what it holds), {usage} (of all, \
                  without what can be reclaimed), {total}, {share} (usage of total), {warning} and \
-                 {threshold} stand for the figures of that moment; {{ is a brace. An empty text \
-                 says nothing."
+                 {threshold} stand for the figures of that moment, {running} for \"while running \
+                 `merge` in cell 7\", where its frames say so, else for nothing; {{ is a brace. An \
+                 empty text says nothing."
             }
             Section::Http => {
                 "Metrics, the status page and the figures as JSON. Read-only, and answered by the \
@@ -316,9 +317,9 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: memory is running out: container {container} uses {usage} of its {total} \
-({share}). This notebook holds the most, {memory}. At {threshold} its kernel will be \
-ended, so that the others can go on. Save your results now and free memory: del what is \
-no longer needed, or restart this kernel.""""#,
+({share}). This notebook holds the most, {memory} {running}. At {threshold} its kernel \
+will be ended, so that the others can go on. Save your results now and free memory: del \
+what is no longer needed, or restart this kernel.""""#,
         doc: "At the warning step, to the notebook that holds the most: nothing has happened yet.",
         set: Set::Message(|message, item| put(&mut message.warning, item.free_text())),
     },
@@ -327,11 +328,11 @@ no longer needed, or restart this kernel.""""#,
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: almost no memory is left: container {container} uses {usage} of its {total} \
-({share}). This notebook holds the most, {memory}, so its kernel is the one that is \
-ended at {threshold}, which may be in a moment. If the kernel has died after this line, \
-this is why: its variables are gone, the notebook's file and the other notebooks are \
-not. To use less, work in smaller chunks, del what is done with, or ask for a larger \
-limit.""""#,
+({share}). This notebook holds the most, {memory} {running}, so its kernel is the one \
+that is ended at {threshold}, which may be in a moment. If the kernel has died after \
+this line, this is why: its variables are gone, the notebook's file and the other \
+notebooks are not. To use less, work in smaller chunks, del what is done with, or ask \
+for a larger limit.""""#,
         doc: "At the step between warning and threshold, to the notebook that would end: written \
               while it can still be shown, so it stands in the notebook as the reason afterwards.",
         set: Set::Message(|message, item| put(&mut message.last_call, item.free_text())),
@@ -341,8 +342,8 @@ limit.""""#,
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: the kernel of {notebook} was ended: container {container} was out of memory \
-({usage} of {total}), and this notebook held the most, {memory}. Its variables are gone, \
-its file and the other notebooks are not.""""#,
+({usage} of {total}), and this notebook held the most, {memory} {running}. Its variables \
+are gone, its file and the other notebooks are not.""""#,
         doc: "After the signal, where somebody else than the notebook itself reads its standard \
               error: the container's log.",
         set: Set::Message(|message, item| put(&mut message.ended, item.free_text())),

@@ -301,13 +301,13 @@ impl Default for MessageSettings {
     fn default() -> MessageSettings {
         MessageSettings {
             warning: "nbguard: memory is running out: container {container} uses {usage} of \
-                its {total} ({share}). This notebook holds the most, {memory}. At \
+                its {total} ({share}). This notebook holds the most, {memory} {running}. At \
                 {threshold} its kernel will be ended, so that the others can go on. \
                 Save your results now and free memory: del what is no longer needed, \
                 or restart this kernel."
                 .to_owned(),
             last_call: "nbguard: almost no memory is left: container {container} uses {usage} \
-                of its {total} ({share}). This notebook holds the most, {memory}, so \
+                of its {total} ({share}). This notebook holds the most, {memory} {running}, so \
                 its kernel is the one that is ended at {threshold}, which may be in a \
                 moment. If the kernel has died after this line, this is why: its \
                 variables are gone, the notebook's file and the other notebooks are \
@@ -316,7 +316,7 @@ impl Default for MessageSettings {
                 .to_owned(),
             ended: "nbguard: the kernel of {notebook} was ended: container {container} was \
                 out of memory ({usage} of {total}), and this notebook held the most, \
-                {memory}. Its variables are gone, its file and the other notebooks are \
+                {memory} {running}. Its variables are gone, its file and the other notebooks are \
                 not."
                 .to_owned(),
         }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::facts::{Activity, Proc, Source, Why};
+use crate::facts::{Activity, Field, Proc, Source, Why};
 use crate::ids::ProcKey;
 use crate::policy::identity::Claim;
 use crate::units::Moment;
@@ -21,6 +21,8 @@ pub const MAX_TEXT: usize = 256;
 /// counts as still: a kernel that waits for its next cell wakes once in a second to see whether
 /// its parent lives (ipykernel 6: 1 tick in 60 s, measured; a cell like `1 + 1` takes one too).
 const STILL_PART: u64 = 2_000;
+/// Shorter than ten ticks a share of CPU time says little.
+const SPAN_MIN: Duration = Duration::from_millis(100);
 /// USER_HZ: what Linux counts CPU time of processes in, on every architecture that is guarded.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -78,8 +80,9 @@ struct Entry {
     /// At the latest look, which was then.
     ticks: u64,
     at: Moment,
-    /// Between the latest two looks.
+    /// Between the latest two looks, and what it had at the later.
     used: Option<u64>,
+    base: u64,
     /// It has been still since then, when it had this many.
     still: Moment,
     still_ticks: u64,
@@ -100,8 +103,12 @@ impl Activities {
     /// allocation. Whoever is new has no activity.
     pub fn look_again(&mut self, now: Moment, procs: &[Proc]) {
         if let Some(known) = &mut self.known {
+            let is_later = known.at.is_some_and(|at| now.since(at) >= SPAN_MIN);
             for proc in procs {
                 if let Some(entry) = known.entries.get_mut(&proc.key) {
+                    if is_later {
+                        entry.used = proc.ticks.checked_sub(entry.base);
+                    }
                     entry.look(now, proc.ticks);
                 }
             }
@@ -139,6 +146,17 @@ impl Activities {
         self.entry(key)?.used
     }
 
+    /// The same of a process of the latest scan: one that was not there at the first look has
+    /// used all that it has since.
+    pub fn used_by(&self, proc: &Proc) -> Field<u64> {
+        let Some(known) = self.known.as_ref() else { return Field::Unknown(Why::NotRead) };
+        let used = match known.entries.get(&proc.key) {
+            Some(entry) => entry.used,
+            None => (known.entries.len() < MAX_PROCESSES).then_some(proc.ticks),
+        };
+        used.map_or(Field::Unknown(Why::NotRead), Field::Known)
+    }
+
     /// How long there was between the latest two looks.
     pub fn span(&self) -> Option<Duration> {
         let known = self.known.as_ref()?;
@@ -172,7 +190,8 @@ impl Known {
         let is_new = self.before.is_some() && self.entries.len() < MAX_PROCESSES;
         for proc in procs.iter().filter(|proc| !proc.is_zombie()) {
             if let Some(entry) = self.entries.get_mut(&proc.key) {
-                entry.used = proc.ticks.checked_sub(entry.ticks);
+                entry.used = proc.ticks.checked_sub(entry.base);
+                entry.base = proc.ticks;
                 entry.look(now, proc.ticks);
                 entry.turn = turn;
             } else if self.entries.len() < MAX_PROCESSES {
@@ -189,6 +208,7 @@ impl Entry {
         Entry {
             ticks,
             used,
+            base: ticks,
             at: now,
             still: now,
             still_ticks: ticks,
@@ -384,14 +404,21 @@ mod tests {
         look(&mut activities, 10, 75);
         assert_eq!(activities.used(key(20)), Some(25));
         assert_eq!(activities.span(), Some(Duration::from_secs(10)));
-        // Between an event and a signal nobody is added, and what was used stays what it was.
+        // Between an event and a signal nobody is added, and what was used is counted from the
+        // last look on, unless that was a moment ago.
         let mut world = World::new();
         world.bare(20, 1).proc(20).ticks = 99;
-        world.bare(30, 1);
+        world.bare(30, 1).proc(30).ticks = 4;
         let len = activities.len();
+        activities.look_again(Moment(10 * SECOND + 50_000), &world.procs);
+        assert_eq!(activities.used(key(20)), Some(25));
         activities.look_again(at(11), &world.procs);
-        assert_eq!((activities.used(key(20)), activities.len()), (Some(25), len));
-        assert_eq!(activities.of(key(20), Nature::Plain), idle(11, Source::Cpu));
+        assert_eq!((activities.used(key(20)), activities.len()), (Some(24), len));
+        assert!(
+            matches!(activities.of(key(20), Nature::Plain), Activity::Idle { since, .. } if since > at(10))
+        );
+        let used = [20, 30].map(|pid| activities.used_by(world.proc(pid)));
+        assert_eq!(used, [Field::Known(24), Field::Known(4)]);
     }
 
     #[test]

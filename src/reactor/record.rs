@@ -166,7 +166,23 @@ impl Reactor {
             self.fill_rows(who, &mut incident);
         }
         self.fill_verdict(&mut incident);
+        self.fill_stack(who, &mut incident);
         Some(Box::new(incident))
+    }
+
+    /// What is known of the victim by now: nobody is asked any more.
+    fn fill_stack(&mut self, who: Asker, incident: &mut Incident) {
+        let now = self.now();
+        let Some(victim) = &incident.victim else { return };
+        let row = incident.rows.iter().find(|row| row.pid == victim.pid);
+        let key = row.map(|row| ProcKey { pid: row.pid, start: row.start });
+        let Some(evidence) = key.and_then(|key| self.evidence(who, key)) else { return };
+        incident.stack = evidence.stack.frames.clone();
+        let age = u64::try_from(now.since(evidence.at).as_micros()).ok();
+        incident.timings.stack_to_decision_us = age;
+        if let Some(episode) = self.domain_mut(who).and_then(|domain| domain.episode.as_mut()) {
+            episode.timings.stack_to_decision_us = age;
+        }
     }
 
     fn skeleton(&self, who: Asker, id: EpisodeId, wall: SystemTime, wake: Wake) -> Incident {

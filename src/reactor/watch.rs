@@ -111,6 +111,7 @@ pub struct Domain {
 pub enum Wanted {
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
+    #[expect(dead_code, reason = "idle-first asks so")]
     Activity(Vec<ProcKey>),
 }
 

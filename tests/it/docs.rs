@@ -278,6 +278,7 @@ fn full() -> Incident {
             event_to_signal_us: us,
             signal_to_dead_us: us,
             signal_to_back_us: us,
+            stack_to_decision_us: us,
         },
         freed: Some(nbguard::units::Bytes(1)),
         kernel_oom_kills: 1,

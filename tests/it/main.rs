@@ -4,7 +4,8 @@
 //! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
 //! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
 //! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`);
-//! `message` shows what notebooks are told, real ones where there is a Python with ipykernel,
+//! `evidence` shows what a record says of what its victim was running, and what comes of a program
+//! that does not say it; `message` shows what notebooks are told, real ones where there is a Python with ipykernel,
 //! `orders` commands the daemon meanwhile; `top` runs in a terminal.
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
@@ -18,6 +19,7 @@ mod cli;
 mod commands;
 mod daemon;
 mod docs;
+mod evidence;
 mod footprint;
 mod ground;
 mod http;

@@ -108,7 +108,9 @@ pub fn full(incident: &Incident, paint: Paint) -> String {
     ranking(&mut text, incident, paint);
     bystanders(&mut text, incident);
     if !incident.stack.is_empty() {
-        text += "\nWhat it was running, innermost first:\n";
+        let before = incident.timings.stack_to_decision_us;
+        let before = before.map_or(String::new(), |us| format!(" {} before", out::micros(us)));
+        let _ = writeln!(text, "\nWhat it was running{before}, innermost first:");
         for frame in incident.stack.iter().take(64) {
             let _ = writeln!(text, "  {}", safe(frame, LINE_MAX));
         }
