@@ -183,7 +183,7 @@ impl World {
         notes
     }
 
-    fn see(
+    pub(super) fn see(
         &mut self,
         group: &Group,
         container: &Container,
@@ -303,11 +303,12 @@ impl World {
     }
 }
 
+/// Who is in a container.
 #[derive(Default)]
-struct Seen {
-    procs: Vec<Proc>,
-    ids: Identities,
-    forest: Forest,
+pub(super) struct Seen {
+    pub procs: Vec<Proc>,
+    pub ids: Identities,
+    pub forest: Forest,
     memory: Option<GroupMemory>,
 }
 

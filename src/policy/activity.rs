@@ -80,6 +80,7 @@ struct Entry {
     /// At the latest look, which was then.
     ticks: u64,
     at: Moment,
+    first: Moment,
     /// Between the latest two looks, and what it had at the later.
     used: Option<u64>,
     base: u64,
@@ -138,6 +139,11 @@ impl Activities {
     /// What it was doing, when that was said: a function, a script. Untrusted.
     pub fn text(&self, key: ProcKey) -> Option<&str> {
         self.entry(key)?.text.as_deref()
+    }
+
+    /// When it was looked at first.
+    pub fn first_seen(&self, key: ProcKey) -> Option<Moment> {
+        self.entry(key).map(|entry| entry.first)
     }
 
     /// CPU ticks between the latest two looks; of one that began since, all that it has. `None`:
@@ -210,6 +216,7 @@ impl Entry {
             used,
             base: ticks,
             at: now,
+            first: now,
             still: now,
             still_ticks: ticks,
             ran: now,

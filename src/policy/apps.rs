@@ -8,10 +8,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::facts::Proc;
+use crate::facts::{Field, Proc, Why};
 use crate::policy::activity::Activities;
 use crate::policy::identity::Identities;
-use crate::policy::rank::Ranking;
 use crate::policy::tree::Forest;
 use crate::units::{Bytes, Share};
 
@@ -26,10 +25,26 @@ pub struct App {
     pub workloads: u32,
     /// Live processes of all its workloads.
     pub processes: u32,
-    /// What the end of its workloads gives back, as far as it is known: the ranking's figures.
+    /// Private memory of all its processes, and shared memory once: the opcode cache of a pool is
+    /// in each of its workers. Resident sets where nothing better was read.
     pub memory: Bytes,
+    /// The largest shared memory of one of its processes: a part of `memory`.
+    shared: Bytes,
     /// CPU ticks between the latest two looks. `None`: there were no two, or not of all processes.
     pub cpu: Option<u64>,
+}
+
+impl App {
+    fn hold(&mut self, proc: &Proc) {
+        let (private, shared) = match proc.memory {
+            Field::Known(memory) => (memory.anon.plus(memory.swap), memory.shmem),
+            Field::Unknown(Why::Gone | Why::Absent) => (Bytes::ZERO, Bytes::ZERO),
+            Field::Unknown(_) => (proc.rss, Bytes::ZERO),
+        };
+        let more = shared.less(self.shared);
+        self.shared = self.shared.plus(more);
+        self.memory = self.memory.plus(private).plus(more);
+    }
 }
 
 /// The applications of one scan.
@@ -45,13 +60,12 @@ pub struct Applications {
 }
 
 impl Applications {
-    /// Adds up a scan that is ranked.
+    /// Adds up a scan: exactly, where `status` of its processes was read.
     pub fn build(
         &mut self,
         forest: &Forest,
         procs: &[Proc],
         ids: &Identities,
-        ranking: &Ranking,
         activities: &Activities,
     ) {
         let has_looked_twice = activities.span().is_some_and(|span| !span.is_zero());
@@ -73,19 +87,25 @@ impl Applications {
             });
             if last.is_none() {
                 let cpu = has_looked_twice.then_some(0);
-                let (workloads, processes, memory) = (0, 0, Bytes::ZERO);
-                let first = number;
-                self.apps.push(App { container, uid, first, workloads, processes, memory, cpu });
+                self.apps.push(App {
+                    container,
+                    uid,
+                    first: number,
+                    workloads: 0,
+                    processes: 0,
+                    memory: Bytes::ZERO,
+                    shared: Bytes::ZERO,
+                    cpu,
+                });
             }
             self.of[number as usize] = self.apps.len() as u32 - 1;
-            let held = ranking.row(number).map_or(Bytes::ZERO, |row| row.figure());
             let app = self.apps.last_mut().expect("one was pushed where there was none");
             app.workloads += 1;
-            app.memory = app.memory.plus(held);
             for member in forest.members(&forest.workloads()[number as usize]) {
                 let proc = &procs[member.index as usize];
                 if !proc.is_zombie() {
                     app.processes += 1;
+                    app.hold(proc);
                     app.cpu = app.cpu.zip(used(proc)).map(|(sum, more)| sum.saturating_add(more));
                 }
             }
@@ -150,7 +170,6 @@ pub fn is_over(part: u64, whole: u64, ratio: Share) -> Option<bool> {
 mod tests {
     use super::*;
     use crate::policy::identity::PhpRole;
-    use crate::policy::rank::Purpose;
     use crate::policy::world::{INIT, World};
     use crate::units::Moment;
 
@@ -175,8 +194,11 @@ mod tests {
     }
 
     fn build(world: &mut World, activities: &Activities, apps: &mut Applications) -> Vec<String> {
-        world.build().rank(Purpose::Each);
-        apps.build(&world.forest, &world.procs, &world.ids, &world.ranking, activities);
+        world.build();
+        for proc in &mut world.procs {
+            proc.memory = Field::Known(world.status[&proc.key.pid]);
+        }
+        apps.build(&world.forest, &world.procs, &world.ids, activities);
         let mut lines: Vec<String> = apps.apps().iter().map(|app| line(world, app)).collect();
         lines.sort();
         lines
@@ -196,10 +218,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "a.ipynb 1/2 40.0 MiB Some(41)",
+                "a.ipynb 1/2 0 B Some(41)",
                 "pool:shop 1/1 52.0 MiB Some(52)",
                 "pool:www 2/3 104.0 MiB Some(164)",
-                "script:/job.php 1/1 20.0 MiB Some(70)",
+                "script:/job.php 1/1 0 B Some(70)",
             ]
         );
         // Of everybody, the server, the master and the init as well.
@@ -241,8 +263,18 @@ mod tests {
         world.php(71, INIT, PhpRole::Script, "script:/new.php").proc(71).ticks = 9;
         activities.look(LOOKS[1], &world.procs);
         let lines = build(&mut world, &activities, &mut apps);
-        assert!(lines.contains(&"script:/new.php 1/1 20.0 MiB Some(9)".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"script:/new.php 1/1 0 B Some(9)".to_owned()), "{lines:?}");
         assert_eq!(apps.cpu_total(0), Some(9));
+    }
+
+    #[test]
+    fn what_all_workers_share_counts_once() {
+        let (mut world, activities, mut apps) = host();
+        for pid in [51, 53] {
+            world.maps(pid, Bytes::mib(10), Bytes::mib(64));
+        }
+        let lines = build(&mut world, &activities, &mut apps);
+        assert!(lines.contains(&"pool:www 2/3 84.0 MiB Some(164)".to_owned()), "{lines:?}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::facts::{Source, Why};
 use crate::ids::ProcKey;
 use crate::parse::escape::escape;
 use crate::parse::stack_json::{Stack, State};
-use crate::policy::activity::{MAX_TEXT, Nature, Said};
+use crate::policy::activity::{Activities, MAX_TEXT, Nature, Said};
 use crate::policy::episode::Input;
 use crate::policy::identity::Claim;
 use crate::report::counters::Tally;
@@ -47,7 +47,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Processes that are remembered for that.
 const RECENT_MAX: usize = 64;
 /// What a page's pathname is below a process's root.
-const DIR: &str = trace_layout::DIR;
+pub const DIR: &str = trace_layout::DIR;
 
 /// What is kept over all domains.
 #[derive(Default)]
@@ -264,19 +264,10 @@ impl Reactor {
         if heard.by == Source::Stack {
             self.counters.stacks.add(heard.missing.map_or("ok", Missing::as_str));
         }
-        let ago = |age: Duration| {
-            let us = (heard.at.elapsed() + age).as_micros();
-            Moment(now.0.saturating_sub(u64::try_from(us).unwrap_or(u64::MAX)))
-        };
-        let at = ago(Duration::ZERO);
-        let said = match heard.word {
-            Word::Busy(age) => Said::Busy { since: age.map(ago) },
-            Word::Idle(age) => Said::Idle { since: ago(age) },
-            Word::Unknown(why) => Said::Unknown(why),
-        };
+        let at = heard.at(now);
         debug!("pid={}: {} {:?}", heard.key.pid, heard.by.as_str(), heard.word);
         let Some(domain) = self.domain_mut(who) else { return };
-        domain.activities.say(heard.key, at, heard.by, said, heard.text.as_deref());
+        heard.tell(&mut domain.activities, now);
         // Whatever was asked, evidence is what was had of one that is at work.
         if let Some(stack) = heard.stack.filter(|stack| !stack.frames.is_empty())
             && domain.awaited.as_ref().is_some_and(|awaited| awaited.key == heard.key)
@@ -288,6 +279,32 @@ impl Reactor {
     /// What is known of exactly this process.
     pub(super) fn evidence(&self, who: Asker, key: ProcKey) -> Option<&Evidence> {
         self.domain(who)?.evidence.as_deref().filter(|evidence| evidence.key == key)
+    }
+}
+
+impl Heard {
+    fn at(&self, now: Moment) -> Moment {
+        self.ago(Duration::ZERO, now)
+    }
+
+    fn ago(&self, age: Duration, now: Moment) -> Moment {
+        let us = (self.at.elapsed() + age).as_micros();
+        Moment(now.0.saturating_sub(u64::try_from(us).unwrap_or(u64::MAX)))
+    }
+
+    /// Passes it on, on the clock of `now`.
+    pub fn tell(&self, activities: &mut Activities, now: Moment) {
+        let said = match self.word {
+            Word::Busy(age) => Said::Busy { since: age.map(|age| self.ago(age, now)) },
+            Word::Idle(age) => Said::Idle { since: self.ago(age, now) },
+            Word::Unknown(why) => Said::Unknown(why),
+        };
+        activities.say(self.key, self.at(now), self.by, said, self.text.as_deref());
+    }
+
+    /// It says whether the process is at work.
+    pub fn is_known(&self) -> bool {
+        !matches!(self.word, Word::Unknown(_))
     }
 }
 
@@ -321,7 +338,7 @@ fn hear_all(
     let mut without = Vec::new();
     for wish in wishes {
         let heard = wish.page.then(|| hear_page(roots, dir, wish.key, &mut buffer));
-        let is_known = heard.as_ref().is_some_and(|heard| !matches!(heard.word, Word::Unknown(_)));
+        let is_known = heard.as_ref().is_some_and(Heard::is_known);
         if wish.stack == Want::WithoutPage && !is_known {
             without.push(wish.key);
         }
@@ -333,7 +350,8 @@ fn hear_all(
     }
 }
 
-fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -> Heard {
+/// What the page says that a tracer stamps in this process.
+pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -> Heard {
     let mut room = [0; PAGE];
     let read = page::read(roots, dir, key, buffer, &mut room);
     let (word, text) = match &read {
@@ -353,7 +371,8 @@ fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -> He
     Heard { key, at: Instant::now(), by: Source::Tracer, word, text, stack: None, missing: None }
 }
 
-fn hear_stack(tool: &Path, key: ProcKey) -> Heard {
+/// What its stack says, as `nbguard stack` reads it.
+pub fn hear_stack(tool: &Path, key: ProcKey) -> Heard {
     let answer = stack::ask(tool, key, stack::PATIENCE);
     let at = Instant::now();
     let by = Source::Stack;

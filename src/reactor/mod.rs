@@ -21,7 +21,7 @@ mod helper;
 mod hook;
 mod host;
 mod http;
-mod inside;
+pub(crate) mod inside;
 mod kept;
 mod log;
 mod message;
