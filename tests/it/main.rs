@@ -14,6 +14,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cleaner;
 mod cli;
 mod commands;
 mod daemon;

@@ -197,6 +197,7 @@ mod tests {
             kernel_oom_kills: 0,
             message: "skipped: off".into(),
             stack: Vec::new(),
+            cleaning: None,
         }
     }
 
