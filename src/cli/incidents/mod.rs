@@ -6,7 +6,7 @@ mod follow;
 mod read;
 mod tell;
 
-pub use tell::{RANKING, cells, dead_in, full, short, what, when, whom, whose};
+pub use tell::{RANKING, cells, cleaning, dead_in, full, short, what, when, whom, whose};
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
