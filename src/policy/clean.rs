@@ -222,10 +222,10 @@ impl Cleaning {
         self.clear();
         self.add_up(case, inside, ranking);
         let mut unknown = false;
-        for number in 0..self.scores.len() {
-            if exclusions[number].is_none() {
-                exclusions[number] = self.essential(number, case, inside);
-                unknown |= exclusions[number] == Some(Exclusion::ActivityUnknown);
+        for (score, exclusion) in self.scores.iter().zip(exclusions.iter_mut()) {
+            if exclusion.is_none() {
+                *exclusion = essential(score, case.settings, inside.now);
+                unknown |= *exclusion == Some(Exclusion::ActivityUnknown);
             }
         }
         self.line_up(ranking, exclusions);
@@ -264,7 +264,7 @@ impl Cleaning {
         let Inside { ids, activities, .. } = *inside;
         self.apps.build(case.forest, case.procs, ids, ranking, activities);
         self.whole = Whole { memory: case.scale.total, cpu: self.apps.cpu_of_all() };
-        self.find_important(case, ids);
+        self.find_important(case, inside);
         for (number, workload) in case.forest.workloads().iter().enumerate() {
             let app = self.apps.place_of(number as u32).filter(|_| !workload.denied);
             let activity = activity_of(workload, case, inside);
@@ -277,18 +277,19 @@ impl Cleaning {
         }
     }
 
-    /// Those that are named and above the ratio; where none is, the largest above it. Whoever is
-    /// named keeps its busy workers, however little it uses just now.
-    fn find_important(&mut self, case: &Case<'_>, ids: &Identities) {
+    /// Those that are named and above the ratio; where none is, the largest above it that is not on
+    /// the deny list. Whoever is named keeps its busy workers, however little it uses just now.
+    fn find_important(&mut self, case: &Case<'_>, inside: &Inside<'_>) {
         let Case { forest, settings, .. } = *case;
         let (mut first, mut first_key) = (None, None);
         for (at, app) in self.apps.apps().iter().enumerate() {
             let root = &forest.workloads()[app.first as usize];
-            let name = ids.application(root.root).filter(|_| !root.denied);
+            let name = inside.ids.application(root.root).filter(|_| !root.denied);
             let matches = |name| settings.important.iter().any(|glob| glob.matches_path(name));
             let named = name.is_some_and(matches);
             self.are_important.push(named);
-            if root.denied || self.whole.is_over(app, settings) != Some(true) {
+            let counts = named || !matches!(listed(root, case, inside), Some(Listed::Deny(_)));
+            if !counts || root.denied || self.whole.is_over(app, settings) != Some(true) {
                 continue;
             }
             let size = self.whole.of(app, settings.resource).map(|(part, _)| part);
@@ -300,26 +301,6 @@ impl Cleaning {
         self.important = first;
         if let Some(at) = first {
             self.are_important[at as usize] = true;
-        }
-    }
-
-    /// Why a workload is essential, if it is.
-    fn essential(&self, number: usize, case: &Case<'_>, inside: &Inside<'_>) -> Option<Exclusion> {
-        let score = &self.scores[number];
-        if let Some(Listed::Allow(_)) = score.listed {
-            return Some(Exclusion::Allowed);
-        }
-        if matches!(score.listed, Some(Listed::Deny(_))) && !score.important {
-            return None;
-        }
-        match score.activity {
-            Activity::Unknown(_) => Some(Exclusion::ActivityUnknown),
-            Activity::Busy { .. } if score.important => Some(Exclusion::Important),
-            Activity::Busy { .. } => Some(Exclusion::Busy),
-            Activity::Idle { .. } => {
-                let idle = score.activity.idle_for(inside.now).unwrap_or_default();
-                (idle < case.settings.idle_for).then_some(Exclusion::IdleTooShort)
-            }
         }
     }
 
@@ -366,6 +347,21 @@ impl Cleaning {
             false => HoldReason::NoApplicationOverRatio,
             true => HoldReason::ShareUnknown,
         })
+    }
+}
+
+/// Why a workload is essential, if it is.
+fn essential(score: &Score, settings: &Settings, now: Moment) -> Option<Exclusion> {
+    match (score.listed, score.activity) {
+        (Some(Listed::Allow(_)), _) => Some(Exclusion::Allowed),
+        (Some(Listed::Deny(_)), _) if !score.important => None,
+        (_, Activity::Unknown(_)) => Some(Exclusion::ActivityUnknown),
+        (_, Activity::Busy { .. }) if score.important => Some(Exclusion::Important),
+        (_, Activity::Busy { .. }) => Some(Exclusion::Busy),
+        (_, activity @ Activity::Idle { .. }) => {
+            let idle = activity.idle_for(now).unwrap_or_default();
+            (idle < settings.idle_for).then_some(Exclusion::IdleTooShort)
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! `idle-first` on this machine's kernel: the daemon as a child, notebooks that work, and processes
 //! that belong to nothing, some of which a deny list names.
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use nbguard::report::{Incident, Kind};
 use nbguard::units::Bytes;
@@ -9,8 +11,8 @@ use serde_json::Value;
 
 use crate::binary;
 use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Ground, alone, eventually};
-use crate::notebooks::{Server, Stranger};
+use crate::ground::{Container, Folder, Ground, alone, eventually};
+use crate::notebooks::{Server, Stranger, joining};
 use crate::skip;
 
 const LIMIT: Bytes = Bytes::mib(256);
@@ -173,5 +175,115 @@ fn where_nobody_uses_more_than_the_ratio_nobody_ends() {
     let incident = house.record("a hold", |incident| incident.kind == Kind::Hold);
     assert_eq!(incident.reason, "no-application-over-ratio", "{}", incident.sentence);
     assert!(hog.is_alive() && server.is_alive());
+    assert!(daemon.stop().success());
+}
+
+const FPM: &str = "/usr/sbin/php-fpm8.2";
+const CLIENT: &str = "/usr/bin/cgi-fcgi";
+/// Holds so many MiB for so many milliseconds.
+const SCRIPT: &str = r#"<?php
+[$mib, $ms] = explode(",", $_SERVER["QUERY_STRING"]);
+$held = str_repeat("x", $mib << 20);
+usleep($ms * 1000);
+echo "done ", strlen($held) >> 20;
+"#;
+
+/// A master with two pools of two workers each.
+struct Fpm {
+    master: Child,
+    folder: Folder,
+}
+
+impl Fpm {
+    fn start(container: &Container) -> Fpm {
+        let folder = Folder::new("fpm");
+        let path = |name: &str| folder.path(name).display().to_string();
+        let pool = |name: &str| {
+            format!(
+                "[{name}]\nuser = www-data\ngroup = www-data\nlisten = {}\npm = static\n\
+                 pm.max_children = 2\nphp_admin_value[memory_limit] = -1\n",
+                path(&format!("{name}.sock"))
+            )
+        };
+        let global = format!("[global]\nerror_log = {}\n", path("log"));
+        fs::write(path("conf"), global + &pool("www") + &pool("batch")).unwrap();
+        fs::write(path("hold.php"), SCRIPT).unwrap();
+        let start = format!("exec {FPM} -F -y {}", path("conf"));
+        let master = joining(container, &start).stdin(Stdio::null()).spawn().unwrap();
+        let fpm = Fpm { master, folder };
+        eventually("the pools are there", || {
+            (["www", "batch"].iter().all(|pool| workers(container, pool).len() == 2)).then_some(())
+        });
+        fpm
+    }
+
+    /// A request that is under way.
+    fn ask(&self, pool: &str, mib: u64, ms: u64) -> Child {
+        Command::new(CLIENT)
+            .args(["-bind", "-connect"])
+            .arg(self.folder.path(&format!("{pool}.sock")))
+            .env("SCRIPT_FILENAME", self.folder.path("hold.php"))
+            .env("QUERY_STRING", format!("{mib},{ms}"))
+            .env("REQUEST_METHOD", "GET")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Fpm {
+    fn drop(&mut self) {
+        let _ = self.master.kill();
+        let _ = self.master.wait();
+    }
+}
+
+/// By their titles.
+fn workers(container: &Container, pool: &str) -> Vec<u32> {
+    let title = format!("php-fpm: pool {pool}");
+    let is_one = |pid: &u32| {
+        let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&text).trim_end_matches([' ', '\0']) == title
+    };
+    container.pids().into_iter().filter(is_one).collect()
+}
+
+fn answer(child: Child) -> String {
+    String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+}
+
+#[test]
+fn a_worker_of_a_denied_pool_finishes_its_request_before_it_ends() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    if let Some(missing) = [FPM, CLIENT].into_iter().find(|path| !Path::new(path).exists()) {
+        return skip(format!("no {missing}"));
+    }
+    let house = House::new(&ground, "fpm");
+    house.configure("policy = \"idle-first\"\ndeny = [\"app:pool:batch\"]");
+    let container = house.container(&ground, LIMIT);
+    let fpm = Fpm::start(&container);
+    let before = ["www", "batch"].map(|pool| workers(&container, pool));
+    let daemon = start(&house);
+    let important = fpm.ask("www", 40, 8_000);
+    eventually("it holds that", || (container.usage() >= Bytes::mib(40)).then_some(()));
+    let mib = PRESSED.less(container.usage()).0 >> 20;
+    let asked = fpm.ask("batch", mib, 1_500);
+    let incident = house.record("a kill", is_kill);
+    assert!(answer(asked).ends_with(&format!("done {mib}")), "the request is whole");
+    let victim = incident.victim.as_ref().unwrap();
+    assert!(before[1].contains(&victim.pid), "{victim:?}");
+    assert_eq!(victim.signals, ["QUIT"], "it went by itself");
+    let row = incident.rows.iter().find(|row| row.pid == victim.pid).unwrap();
+    assert_eq!(row.application.as_deref(), Some("pool:batch"));
+    assert_eq!(row.listed.as_deref(), Some("deny app:pool:batch"));
+    let important_app = incident.cleaning.as_ref().unwrap().important.as_ref().unwrap();
+    assert_eq!(important_app.name, "pool:www");
+    assert!(incident.freed.unwrap() >= Bytes::mib(100), "{:?}", incident.freed);
+    // The pool has as many workers as before, one of them new; the other pool lost nobody.
+    eventually("another is there", || (workers(&container, "batch").len() == 2).then_some(()));
+    assert_eq!(workers(&container, "www"), before[0]);
+    assert!(answer(important).ends_with("done 40"));
+    assert_eq!((victims(&house), container.oom_kills()), (vec![victim.pid], 0));
     assert!(daemon.stop().success());
 }

@@ -208,7 +208,7 @@ impl Drop for Stranger {
 }
 
 /// A shell that enters the container and then does `script`.
-fn joining(container: &Container, script: &str) -> Command {
+pub fn joining(container: &Container, script: &str) -> Command {
     let procs = container.procs();
     let join: Vec<String> = procs.iter().map(|procs| procs.display().to_string()).collect();
     let mut command = Command::new("/bin/sh");

@@ -403,13 +403,13 @@ fn who_is_denied_by_name_pattern_or_application_and_what_allow_takes_back() {
         (&["back*"], &["backup"], &[61]),
         (&["back*"], &["back*"], &[]),
         (&["app:pool:shop"], &[], &[54]),
-        (&["app:pool:*"], &["app:pool:shop"], &[]),
+        (&["app:pool:*"], &["app:pool:shop"], &[51]),
         (&["app:a.ipynb"], &[], &[20]),
         // The one that is idle before the one that is not.
         (&["app:pool:shop", "backup"], &[], &[60, 54]),
         // A worker's name is a name as any other, its master's is not.
-        (&["php"], &["app:pool:shop"], &[]),
-        (&["php"], &[], &[54]),
+        (&["php"], &["app:pool:shop"], &[51]),
+        (&["php"], &[], &[51, 54]),
         // Nobody is called so.
         (&["app:backup", "pool:shop"], &[], &[]),
     ] {
@@ -436,6 +436,7 @@ fn whatever_the_system_needs_is_beyond_every_list() {
     bench.world.bare(75, 74);
     bench.world.guard = vec![74, 75];
     bench.deny(&["*"]);
+    bench.settings.important = vec![Glob::new("pool:www").unwrap()];
     assert_eq!(bench.run(), (vec![], "nobody-non-essential"));
     assert_eq!(bench.world.trees(), [vec![51]], "nothing else is a workload");
 }
@@ -496,13 +497,31 @@ fn an_application_whose_last_workers_are_idle_keeps_them_until_all_others_are_go
     bench.rest = 100;
     bench.looked(&[(51, Idle(0)), (52, Busy), (20, Idle(10))]);
     assert_eq!(bench.run(), (vec![20, 51], "relieved"));
-    // What is named on the deny list and is the important one loses no busy worker.
-    let mut bench = Bench::new();
-    bench.worker(51, "pool:www", 400).worker(52, "pool:www", 500);
-    bench.deny(&["app:pool:www"]).looked(&[(51, Idle(0)), (52, Busy)]);
-    assert_eq!(bench.run().0, [51]);
-    bench.rest = 900;
-    assert_eq!(bench.run(), (vec![], "nobody-non-essential"));
+}
+
+#[test]
+fn what_is_on_the_deny_list_is_important_only_where_it_is_named() {
+    let scene = |important: &[&str]| {
+        let mut bench = Bench::new();
+        bench.rest = 400;
+        bench.worker(51, "pool:batch", 400).worker(52, "pool:batch", 10);
+        bench.worker(53, "pool:www", 100);
+        bench.settings.important = important.iter().map(|p| Glob::new(p).unwrap()).collect();
+        bench.deny(&["app:pool:batch"]);
+        bench.looked(&[(51, Busy), (52, Idle(0)), (53, Busy)]);
+        bench
+    };
+    let mut bench = scene(&[]);
+    bench.decide();
+    assert_eq!(bench.important().as_deref(), Some("pool:www"));
+    assert_eq!(bench.run(), (vec![52, 51], "relieved"));
+    // Both say of it what they say: then it loses its idle workers alone.
+    let mut bench = scene(&["pool:batch"]);
+    assert_eq!(bench.run(), (vec![52], "nobody-non-essential"));
+    let mut bench = scene(&[]);
+    bench.rest = 800;
+    bench.world.holds(53, mib(1));
+    assert_eq!(bench.run(), (vec![], "no-application-over-ratio"), "for nobody's sake");
 }
 
 #[test]
