@@ -39,6 +39,9 @@ pub enum Spare {
     Tracker,
     /// Small, and nobody has read its argv yet.
     Unread,
+    /// What a worker has started, while the worker itself is asked to finish: a signal that asks
+    /// a worker of php-fpm would end these.
+    Later,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,6 +192,9 @@ impl Job {
     pub fn escalate<S: Signals>(&mut self, signals: &mut S, signal: i32) {
         self.signal = signal;
         self.rung += 1;
+        for member in self.members.iter_mut().filter(|m| m.spare == Spare::Later) {
+            member.spare = Spare::No;
+        }
         for member in self.members.iter_mut().filter(|m| m.spare == Spare::No && m.is_left()) {
             member.standing = Standing::Open;
             signal_one(signals, member, signal);
@@ -220,7 +226,7 @@ impl Job {
         let trackers_over = self.main_dead_at.is_some_and(|dead| now.since(dead) >= TRACKER_TIME);
         for member in &mut self.members {
             let over = match member.spare {
-                Spare::No => false,
+                Spare::No | Spare::Later => false,
                 Spare::Unread => unread_over,
                 Spare::Tracker => trackers_over,
             };
@@ -277,6 +283,11 @@ impl Job {
     /// When the last but the trackers was found dead.
     pub fn dead_at(&self) -> Option<Moment> {
         self.main_dead_at
+    }
+
+    /// Whether those that belong to it are asked to finish: nobody is looked for then.
+    pub fn asks(&self) -> bool {
+        self.signal == libc::SIGQUIT
     }
 
     pub fn rung(&self) -> u8 {

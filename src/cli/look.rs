@@ -10,11 +10,13 @@ use crate::act;
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
 use crate::cli::restore;
-use crate::config::{Config, ContainerFacts, Protection, Settings};
+use crate::config::{Config, ContainerFacts, Policy, Protection, Settings};
 use crate::facts::{Figures, HostMemory, HostMode, Limit, Mode, Proc};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
+use crate::policy::activity::Activities;
+use crate::policy::clean::{self, Inside};
 use crate::policy::decide::{self, Case, Exclusion, Scale, Screen, Verdict, View};
 use crate::policy::explain::Facts;
 use crate::policy::identity::Identities;
@@ -22,10 +24,10 @@ use crate::policy::orders::{Order, Orders, Whom};
 use crate::policy::rank::{GroupMemory, Ranking, status_budget};
 use crate::policy::telling::{self, Bounds, Told};
 use crate::policy::tree::{Context, Forest};
-use crate::report::{ProcessRecord, Row, Unattributed, Would};
+use crate::report::{Cleaning, ProcessRecord, Row, Unattributed, Would};
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
-use crate::units::{Bytes, Share};
+use crate::units::{Bytes, Moment, Share};
 
 /// Rounds of reading what the decision asks for. The daemon's own loop needs two.
 const ROUNDS_MAX: usize = 8;
@@ -70,6 +72,8 @@ pub struct Look {
     pub servers: Vec<ProcessRecord>,
     pub unattributed: Unattributed,
     pub would: Would,
+    /// Under `idle-first`: the applications and their shares.
+    pub cleaning: Option<Box<Cleaning>>,
     #[serde(skip)]
     pub settings: Settings,
 }
@@ -130,7 +134,7 @@ impl World {
         let protection = config.protection_for(&facts);
         let noted = self.noted(&found.id, group.id().0).cloned();
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
-        let seen = self.see(&group, container, &figures)?;
+        let seen = self.see(&group, container, &figures, &settings)?;
         let judged = self.judge(seen, found, container, &figures, &settings, &protection, scale);
         let wall = wall_now();
         let paused = self.orders.pause(Some(&found.id), wall).map(Order::origin);
@@ -162,6 +166,7 @@ impl World {
             servers: judged.servers,
             unattributed: judged.unattributed,
             would: judged.would,
+            cleaning: judged.cleaning,
             figures,
             settings,
         })
@@ -188,6 +193,7 @@ impl World {
         group: &Group,
         container: &Container,
         figures: &Figures,
+        settings: &Settings,
     ) -> Result<Seen, host::group::Error> {
         let mut pids = Vec::new();
         group.pids(0, &mut pids, &mut self.buffer)?;
@@ -202,6 +208,10 @@ impl World {
         }
         let context = Context { inits: &[container.pid1], guard: &[std::process::id()] };
         seen.forest.build(&seen.procs, &seen.ids, &context);
+        if settings.policy == Policy::IdleFirst {
+            let is_denied = |proc: &Proc| clean::is_denied(proc, settings);
+            seen.forest.deny(&seen.procs, &seen.ids, is_denied);
+        }
         Ok(seen)
     }
 
@@ -233,8 +243,19 @@ impl World {
         let open = telling::as_if_short(actual.measure().copied(), settings);
         let paused = self.orders.pause(Some(&found.id), wall).is_some();
         let mut verdict = Verdict::NeedPss;
+        // One look says of nobody that it is idle, but for what says so itself.
+        let activities = Activities::default();
         for round in 0..ROUNDS_MAX {
             let late = round + 1 == ROUNDS_MAX;
+            let of_container = |_| Some(settings);
+            let inside = Inside {
+                ids: &seen.ids,
+                activities: &activities,
+                settings: &of_container,
+                now: Moment(0),
+                clearing: false,
+                spent: false,
+            };
             let case = Case {
                 forest: &seen.forest,
                 procs: &seen.procs,
@@ -244,6 +265,7 @@ impl World {
                 baseline: None,
                 paused,
                 late,
+                inside: Some(&inside),
             };
             verdict = screen.decide(&case, &mut ranking);
             if verdict != Verdict::NeedPss {
@@ -255,6 +277,7 @@ impl World {
             }
             ranking.learn(&seen.procs);
         }
+        let of_container = |_| Some(settings);
         let told = Told {
             procs: &seen.procs,
             ids: &seen.ids,
@@ -262,7 +285,9 @@ impl World {
             screen: &screen,
             ranking: &ranking,
             verdict: &verdict,
+            settings: &of_container,
         };
+        let cleaning = told.cleaning(settings).map(Box::new);
         let mut rows = told.rows(Bounds::NONE);
         for workload in seen.forest.workloads() {
             let order =
@@ -283,8 +308,10 @@ impl World {
             usage: figures.usage,
             unreclaimable: figures.unreclaimable(),
             threshold,
+            cleaning: cleaning.as_deref(),
         };
         Judged {
+            cleaning: cleaning.clone(),
             would: told.would(&rows, &facts),
             rows,
             servers: told.servers(usize::MAX),
@@ -319,6 +346,7 @@ struct Judged {
     threshold: Bytes,
     short: bool,
     would: Would,
+    cleaning: Option<Box<Cleaning>>,
 }
 
 /// A `memory.high` that is not ours: what was found when ours was set, or what stands there.

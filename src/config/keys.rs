@@ -498,7 +498,8 @@ are gone, its file and the other notebooks are not.""""#,
         default: "\"2%\"",
         doc: "An application (a php-fpm pool, a PHP script, mod_php, a notebook) with a larger \
               share than this is the important one; at exactly this it is not. Where several are, \
-              those that `important` names, else the largest. Where none is, nobody ends.",
+              those that `important` names, else the largest that `deny` does not name. Where none \
+              is, nobody ends.",
         set: Set::Default(|changes, item| some(&mut changes.ratio, item.share())),
     },
     Key {

@@ -50,6 +50,8 @@ pub struct Workload {
     pub container: u16,
     pub uid: u32,
     pub bar: Option<Bar>,
+    /// It belongs to nothing else, and a deny list names it ([`Forest::deny`]).
+    pub denied: bool,
     members: Range<u32>,
 }
 
@@ -150,6 +152,10 @@ struct Node {
     php: Option<PhpRole>,
     /// A master with workers.
     feeds: bool,
+    /// A deny list names it, or what it is below.
+    denied: bool,
+    /// Something below it is in a tree, or may never end.
+    holds: bool,
     /// A second reading of a pid that is in the scan already.
     twice: bool,
 }
@@ -169,6 +175,8 @@ impl Node {
         guard: false,
         php: None,
         feeds: false,
+        denied: false,
+        holds: false,
         twice: false,
     };
 
@@ -236,6 +244,61 @@ impl Forest {
         self.adopt(procs, ids);
         self.found_php(procs, ids);
         self.list(procs);
+    }
+
+    /// Makes workloads, after `build`, of processes that belong to nothing and that `is_denied`
+    /// names, each with what is below it. Never of one above anything that has a place already,
+    /// and never of one whose user nobody knows.
+    pub fn deny(&mut self, procs: &[Proc], ids: &Identities, is_denied: impl Fn(&Proc) -> bool) {
+        self.mark_holders();
+        let mut roots = std::mem::take(&mut self.scratch);
+        roots.clear();
+        for at in 0..self.order.len() {
+            let i = self.order[at];
+            let node = self.nodes[i as usize];
+            let proc = &procs[i as usize];
+            let below = node.parent != NONE && self.nodes[node.parent as usize].denied;
+            // What says that it is of a pool is, or will be, somebody's worker or their master.
+            let of_pool = node.php.is_some_and(|role| role != PhpRole::Script);
+            let may = node.is_free() && node.known && !(node.holds || of_pool || proc.is_zombie());
+            let is_root = !below && may && is_denied(proc);
+            self.nodes[i as usize].denied = below || is_root;
+            if is_root {
+                roots.push(i);
+            }
+        }
+        if roots.is_empty() {
+            self.scratch = roots;
+            return;
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.owner != NONE) {
+            node.owner = self.workloads[node.owner as usize].root_index;
+        }
+        for i in &roots {
+            let node = &mut self.nodes[*i as usize];
+            (node.owner, node.via) = (*i, Via::Root);
+            let workload = new_workload(&procs[*i as usize], *i, ids);
+            self.workloads.push(Workload { denied: true, ..workload });
+        }
+        self.scratch = roots;
+        self.workloads.sort_unstable_by_key(|w| (w.container, w.root));
+        self.number_owners(procs.len());
+        self.adopt(procs, ids);
+        self.list(procs);
+    }
+
+    fn mark_holders(&mut self) {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            if node.owner == NONE && node.is_free() {
+                continue;
+            }
+            let mut at = node.parent;
+            while at != NONE && !self.nodes[at as usize].holds {
+                self.nodes[at as usize].holds = true;
+                at = self.nodes[at as usize].parent;
+            }
+        }
     }
 
     /// Tells the cache who was placed where, for the scans to come.
@@ -763,6 +826,7 @@ fn new_workload(proc: &Proc, index: u32, ids: &Identities) -> Workload {
         container: proc.container,
         uid: ids.get(proc.key).map_or(0, |id| id.uid),
         bar: None,
+        denied: false,
         members: 0..0,
     }
 }

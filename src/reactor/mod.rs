@@ -9,6 +9,7 @@
 //! `helper` and `writer` are the threads for what may block. `door` is where others ask, `http`
 //! answers them, `survey` has the figures for that. `inside` asks what runs inside processes.
 
+mod clean;
 mod client;
 mod control;
 mod counters;

@@ -261,6 +261,7 @@ impl Reactor {
                 }
             }
         }
+        self.note_activities(who);
         self.order(who, Purpose::Each, usize::MAX, false);
         let sum = self.scratch.ranking.sum();
         let now = self.now();
@@ -305,6 +306,8 @@ impl Reactor {
         let watch = self.watch(id)?;
         let ids = &watch.domain.identities;
         let scratch = &self.scratch;
+        let of_container =
+            |number: u16| super::clean::settings_at(number, &scratch.slots, &self.watches);
         let told = Told {
             procs: &scratch.procs,
             ids,
@@ -312,7 +315,9 @@ impl Reactor {
             screen: &scratch.screen,
             ranking: &scratch.ranking,
             verdict,
+            settings: &of_container,
         };
+        let cleaning = told.cleaning(&watch.settings).map(Box::new);
         let mut view = self.outline(watch);
         Numbers::of(figures).fill(&mut view);
         view.total = scale.total;
@@ -328,9 +333,11 @@ impl Reactor {
             usage: view.usage,
             unreclaimable: view.unreclaimable,
             threshold: view.threshold,
+            cleaning: cleaning.as_deref(),
         };
         let would = told.would(&rows, &facts);
         view.would = would;
+        view.cleaning = cleaning;
         view.sum = scratch.ranking.rows().iter().map(|row| row.figure()).sum();
         view.ratio = telling::part(view.sum, view.total);
         view.notebooks_total = count(scratch.ranking.rows().len());

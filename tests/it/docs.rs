@@ -11,8 +11,8 @@ use nbguard::observe::line;
 use nbguard::policy::decide::{HoldReason, KillWhy};
 use nbguard::policy::episode::Wake;
 use nbguard::report::{
-    ContainerRecord, FiguresRecord, Incident, Kind, ProcessRecord, Refusal, Row, SCHEMA, Timings,
-    Unattributed, Verdict, Victim,
+    Application, Cleaning, ContainerRecord, FiguresRecord, Incident, Kind, ProcessRecord, Refusal,
+    Row, SCHEMA, Timings, Unattributed, Verdict, Victim,
 };
 use serde_json::Value;
 
@@ -284,5 +284,11 @@ fn full() -> Incident {
         kernel_oom_kills: 1,
         message: String::new(),
         stack: Vec::new(),
+        cleaning: Some(Box::new(Cleaning {
+            important: Some(Application::default()),
+            after: Some(Application::default()),
+            applications: vec![Application::default()],
+            ..Cleaning::default()
+        })),
     }
 }

@@ -15,6 +15,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cleaner;
 mod cli;
 mod commands;
 mod daemon;

@@ -745,3 +745,59 @@ proptest! {
         }
     }
 }
+
+/// The pids of each workload by deny list, after `denied` was named.
+fn denied(world: &mut World, names: &[&str]) -> Vec<Vec<u32>> {
+    world.build();
+    let is_denied = |proc: &Proc| names.iter().any(|name| proc.comm.bytes() == name.as_bytes());
+    world.forest.deny(&world.procs, &world.ids, is_denied);
+    let trees = world.trees();
+    let workloads = world.forest.workloads().iter().zip(trees);
+    workloads.filter(|(w, _)| w.denied).map(|(_, pids)| pids).collect()
+}
+
+fn called(world: &mut World, pid: u32, name: &str) {
+    world.proc(pid).comm = crate::facts::Comm::new(name.as_bytes());
+}
+
+#[test]
+fn a_deny_list_makes_workloads_of_what_belongs_to_nothing_and_of_nothing_else() {
+    let mut world = World::new();
+    world.kernel(10, "/a.ipynb").child(11, 10);
+    // A daemon with a child and a grandchild; a shell with a denied child; a helper of the kernel.
+    world.bare(20, INIT).child(21, 20).child(22, 21).stray(23, 20);
+    world.bare(30, INIT).child(31, 30);
+    for (pid, name) in [(11, "sleep"), (20, "backup"), (21, "sleep"), (31, "sleep")] {
+        called(&mut world, pid, name);
+    }
+    assert_eq!(denied(&mut world, &["sleep", "backup"]), [vec![20, 21, 22], vec![31]]);
+    assert_eq!(world.trees(), [vec![10, 11], vec![20, 21, 22], vec![31]]);
+    // Its double-forked child led a session of its own: nothing says whose it is.
+    assert_eq!(world.pids(world.forest.unattributed()), [INIT, 23, 30]);
+    let (mut again, mut none) = (World::new(), World::new());
+    again.bare(20, INIT);
+    none.bare(20, INIT);
+    called(&mut again, 20, "backup");
+    assert_eq!(denied(&mut again, &["backup"]), [vec![20]]);
+    assert_eq!(denied(&mut none, &["backup"]), Vec::<Vec<u32>>::new());
+}
+
+#[test]
+fn whoever_holds_a_place_or_stands_above_one_is_never_made_a_workload() {
+    let mut world = World::new();
+    // A shell above the server's kernel, a supervisor above another server, the guard, the init.
+    world.bare(5, INIT).kernel_below(10, 5, None);
+    world.bare(40, INIT).bare(41, 40).claim(41, Claim::Server);
+    world.bare(50, INIT).bare(51, 50);
+    world.guard = vec![51];
+    // Nobody has read who it is.
+    world.bare(60, INIT).unread(60);
+    for pid in [INIT, SERVER, 5, 10, 40, 41, 50, 51, 60] {
+        called(&mut world, pid, "x");
+    }
+    assert_eq!(denied(&mut world, &["x"]), Vec::<Vec<u32>>::new());
+    world.bare(61, INIT);
+    called(&mut world, 61, "x");
+    world.proc(61).state = b'Z';
+    assert_eq!(denied(&mut world, &["x"]), Vec::<Vec<u32>>::new(), "a zombie holds nothing");
+}
