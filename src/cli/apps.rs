@@ -150,6 +150,9 @@ fn view(watched: &Watched, args: &AppsArgs) -> Box_ {
     let all = sums.cpu_total(0);
     let mut applications: Vec<AppView> = Vec::new();
     for (place, app) in sums.apps().iter().enumerate() {
+        if seen.forest.workloads()[app.first as usize].denied {
+            continue;
+        }
         let over = match resource {
             Of::Memory => is_over(app.memory.0, watched.total.0, ratio),
             Of::Cpu => app.cpu.zip(all).and_then(|(cpu, all)| is_over(cpu, all, ratio)),

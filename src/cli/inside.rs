@@ -84,10 +84,6 @@ impl Inside {
         let mut buffer = Buffer::new();
         let group = Group::open(&self.world.hierarchies, &found.path)?;
         let figures = group.figures(&mut buffer)?;
-        let mut seen = self.world.see(&group, container, &figures)?;
-        for proc in &mut seen.procs {
-            proc.memory = procs::read_memory(&self.world.roots, proc.key.pid, &mut buffer);
-        }
         let facts = ContainerFacts {
             id: &found.id,
             name: &container.name,
@@ -95,13 +91,18 @@ impl Inside {
             labels: &container.labels,
             env: &container.env,
         };
+        let settings = self.config.settings_for(&facts);
+        let mut seen = self.world.see(&group, container, &figures, &settings)?;
+        for proc in &mut seen.procs {
+            proc.memory = procs::read_memory(&self.world.roots, proc.key.pid, &mut buffer);
+        }
         let at = match self.boxes.iter().position(|watched| watched.found.id == found.id) {
             Some(at) => at,
             None => {
                 self.boxes.push(Watched {
                     found: found.clone(),
                     container: container.clone(),
-                    settings: self.config.settings_for(&facts),
+                    settings,
                     total: Bytes::ZERO,
                     seen: Seen::default(),
                     activities: Activities::default(),

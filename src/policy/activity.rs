@@ -73,6 +73,8 @@ struct Known {
     /// The latest look, and the one before.
     at: Option<Moment>,
     before: Option<Moment>,
+    /// The latest look between an event and a signal, if that was after both.
+    again: Option<Moment>,
     turn: u32,
 }
 
@@ -105,6 +107,9 @@ impl Activities {
     pub fn look_again(&mut self, now: Moment, procs: &[Proc]) {
         if let Some(known) = &mut self.known {
             let is_later = known.at.is_some_and(|at| now.since(at) >= SPAN_MIN);
+            if is_later {
+                known.again = Some(now);
+            }
             for proc in procs {
                 if let Some(entry) = known.entries.get_mut(&proc.key) {
                     if is_later {
@@ -166,7 +171,10 @@ impl Activities {
     /// How long there was between the latest two looks.
     pub fn span(&self) -> Option<Duration> {
         let known = self.known.as_ref()?;
-        Some(known.at?.since(known.before?))
+        match (known.again, known.at) {
+            (Some(again), Some(at)) => Some(again.since(at)),
+            _ => Some(known.at?.since(known.before?)),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -190,6 +198,7 @@ impl Activities {
 impl Known {
     fn look(&mut self, now: Moment, procs: &[Proc]) {
         self.before = self.at.replace(now);
+        self.again = None;
         self.turn = self.turn.wrapping_add(1);
         let turn = self.turn;
         // Whoever was not there at an earlier look began since then, if there was room for it.
@@ -421,6 +430,7 @@ mod tests {
         assert_eq!(activities.used(key(20)), Some(25));
         activities.look_again(at(11), &world.procs);
         assert_eq!((activities.used(key(20)), activities.len()), (Some(24), len));
+        assert_eq!(activities.span(), Some(Duration::from_secs(1)));
         assert!(
             matches!(activities.of(key(20), Nature::Plain), Activity::Idle { since, .. } if since > at(10))
         );

@@ -69,7 +69,7 @@ impl Applications {
         activities: &Activities,
     ) {
         let has_looked_twice = activities.span().is_some_and(|span| !span.is_zero());
-        let used = |proc: &Proc| activities.used(proc.key).filter(|_| has_looked_twice);
+        let used = |proc: &Proc| activities.used_by(proc).known().filter(|_| has_looked_twice);
         self.add_containers(procs, used);
         self.sort(forest, ids);
         self.apps.clear();

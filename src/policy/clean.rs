@@ -220,7 +220,7 @@ impl Cleaning {
         exclusions: &mut [Option<Exclusion>],
     ) -> Choice {
         self.clear();
-        self.add_up(case, inside, ranking);
+        self.add_up(case, inside);
         let mut unknown = false;
         for (score, exclusion) in self.scores.iter().zip(exclusions.iter_mut()) {
             if exclusion.is_none() {
@@ -259,10 +259,10 @@ impl Cleaning {
     }
 
     /// Applications with what they use, and what each workload is.
-    fn add_up(&mut self, case: &Case<'_>, inside: &Inside<'_>, ranking: &Ranking) {
+    fn add_up(&mut self, case: &Case<'_>, inside: &Inside<'_>) {
         self.made = true;
         let Inside { ids, activities, .. } = *inside;
-        self.apps.build(case.forest, case.procs, ids, ranking, activities);
+        self.apps.build(case.forest, case.procs, ids, activities);
         self.whole = Whole { memory: case.scale.total, cpu: self.apps.cpu_of_all() };
         self.find_important(case, inside);
         for (number, workload) in case.forest.workloads().iter().enumerate() {

@@ -144,7 +144,6 @@ pub struct Domain {
 pub enum Wanted {
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
-    #[expect(dead_code, reason = "idle-first asks so")]
     Activity(Vec<ProcKey>),
 }
 
