@@ -58,12 +58,12 @@ impl World {
         Target::read(&self.roots, KEY.pid, &mut self.buffer).unwrap()
     }
 
-    fn prepare(&mut self) -> Place {
+    fn prepare(&mut self) -> Place<'static> {
         let target = self.target();
         Place::prepare(&self.roots, target, Path::new(DIR), &mut self.buffer).unwrap()
     }
 
-    fn place(&mut self) -> Result<Place, Trouble> {
+    fn place(&mut self) -> Result<Place<'static>, Trouble> {
         let target = self.target();
         Place::open(&self.roots, target, Path::new(DIR), &mut self.buffer)
     }
@@ -82,7 +82,7 @@ impl World {
         file.set_len(bytes.len() as u64).unwrap();
     }
 
-    fn open(&mut self) -> Result<TraceFile, Trouble> {
+    fn open(&mut self) -> Result<TraceFile<'static>, Trouble> {
         TraceFile::open(&self.place()?, &mut [0; PAGE]).map(|(file, _)| file)
     }
 
@@ -117,7 +117,7 @@ fn enter(writer: &mut Writer, call: u64) {
 }
 
 /// The calls that a round brings, and how many were lost.
-fn read(ring: &mut Ring, file: &TraceFile) -> Result<(Vec<u64>, u64), Trouble> {
+fn read(ring: &mut Ring, file: &TraceFile<'_>) -> Result<(Vec<u64>, u64), Trouble> {
     let (mut calls, mut lost) = (Vec::new(), 0);
     loop {
         let round = ring.read(file, |_, record| calls.push(record.call))?;
@@ -235,7 +235,7 @@ fn what_no_tracer_made_is_refused_with_its_reason() {
         bytes[at] = byte;
         write(&bytes);
     };
-    let table: [(&str, Make<'_>); 13] = [
+    let table: [(&str, Make<'_>); 14] = [
         ("is not there", &|| {}),
         ("symbolic link", &|| symlink(&secret, &path).unwrap()),
         ("no regular file", &|| nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap()),
@@ -251,6 +251,7 @@ fn what_no_tracer_made_is_refused_with_its_reason() {
         ("cut short", &|| write(&[])),
         ("cut short", &|| write(&good[..PAGE - 1])),
         ("cut short", &|| write(&good[..PAGE + SLOT])),
+        ("being written", &|| write(&vec![0; file_len(SLOTS)])),
         ("no file of nbguard", &|| with(0, b'x')),
         ("version 9", &|| with(8, 9)),
         ("size or a length", &|| with(20, 9)),
