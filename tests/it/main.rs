@@ -2,7 +2,7 @@
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
 //! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
-//! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
+//! runs each command to its exit code, `apps` and `commands` show what they make of the world. `reactor` runs
 //! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`);
 //! `evidence` shows what a record says of what its victim was running, and what comes of a program
 //! that does not say it; `message` shows what notebooks are told, real ones where there is a Python
@@ -16,6 +16,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod apps;
 mod cleaner;
 mod cli;
 mod commands;
