@@ -42,7 +42,8 @@ const ROUNDS_MAX: usize = 4;
 const PAGES_MAX: usize = 512;
 /// Stacks asked for in one round: each starts a program.
 const STACKS_MAX: usize = 4;
-/// The same process is not asked for evidence again before this, however usage goes up and down.
+/// The same process is not asked for evidence again before this, however usage goes up and down;
+/// nor is a container's everybody, however often its figures are asked for.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Processes that are remembered for that.
 const RECENT_MAX: usize = 64;
@@ -136,6 +137,23 @@ impl Reactor {
         self.ask_inside(who, wishes);
     }
 
+    /// Figures are read anyway: who is at work is seen as well, so that it is known since when
+    /// should memory run short.
+    pub(super) fn ask_at_survey(&mut self, who: Asker) {
+        if !self.asks_activities(who) {
+            return;
+        }
+        self.note_activities(who);
+        let now = self.now();
+        let Some(domain) = self.domain_mut(who) else { return };
+        if domain.asked_inside.is_some_and(|at| now.since(at) < AGAIN) {
+            return;
+        }
+        domain.asked_inside = Some(now);
+        let wishes = self.wishes(who, &[]);
+        self.ask_inside(who, wishes);
+    }
+
     /// One that nobody was asked about at the warning look is going to be told that it ends.
     pub(super) fn ask_evidence(&mut self, who: Asker, key: ProcKey) {
         let known = self.evidence(who, key).is_some();
@@ -181,7 +199,7 @@ impl Reactor {
     /// the stack where there is no page. `among`: only these, if there are any.
     fn wishes(&self, who: Asker, among: &[ProcKey]) -> Vec<Wish> {
         let Some(domain) = self.domain(who) else { return Vec::new() };
-        let scratch = &self.scratch;
+        let (scratch, now) = (&self.scratch, self.now());
         let mut wishes = Vec::new();
         let mut stacks = 0;
         for row in scratch.ranking.rows() {
@@ -200,8 +218,11 @@ impl Reactor {
                     return wishes;
                 }
                 let page = nature == Nature::Php;
-                let stack = if stacks < STACKS_MAX { Want::WithoutPage } else { Want::No };
-                stacks += usize::from(!page);
+                // Who is known to be idle still is; so those have their turn whom nobody knows.
+                let is_idle = domain.activities.of(proc.key, nature).idle_for(now).is_some();
+                let room = stacks < STACKS_MAX && !is_idle;
+                let stack = if room { Want::WithoutPage } else { Want::No };
+                stacks += usize::from(!page && room);
                 if page || stack != Want::No {
                     wishes.push(Wish { key: proc.key, page, stack });
                 }

@@ -263,6 +263,7 @@ impl Reactor {
         }
         self.note_activities(who);
         self.order(who, Purpose::Each, usize::MAX, false);
+        self.ask_at_survey(who);
         let sum = self.scratch.ranking.sum();
         let now = self.now();
         let gate = self.gate(id, now, figures, scale, Some(sum));

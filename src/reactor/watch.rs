@@ -136,6 +136,8 @@ pub struct Domain {
     pub evidence: Option<Box<Evidence>>,
     /// The same while it is on its way.
     pub awaited: Option<Box<Awaited>>,
+    /// When a survey asked what they do.
+    pub asked_inside: Option<Moment>,
     /// A decision waits for what processes do.
     pub listening: bool,
 }
@@ -165,6 +167,7 @@ impl Domain {
             activities: Activities::default(),
             evidence: None,
             awaited: None,
+            asked_inside: None,
             listening: false,
         }
     }
