@@ -5,6 +5,7 @@
 //! A key that changes its name or meaning is an entry in the changelog.
 
 pub mod counters;
+pub mod stack;
 
 use serde::{Deserialize, Serialize};
 

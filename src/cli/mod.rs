@@ -19,6 +19,7 @@ pub mod out;
 pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
+pub mod stack;
 pub mod top;
 pub mod trace;
 
@@ -181,6 +182,18 @@ are kept over a restart of the daemon.")]
   sudo nbguard unprotect lab")]
     Unprotect(control::UnprotectArgs),
 
+    /// What a PHP or Python process is running, from outside: it is not stopped, and nothing is
+    /// loaded into it
+    #[command(after_help = "Examples:
+  sudo nbguard stack 4242
+  sudo nbguard stack 4242 --json | jq '.threads[0].frames[].function'
+  sudo nbguard stack 4242 --repeat 10ms --count 100
+  sudo nbguard stack 4242 --watch memory --watch '$total'
+
+Reading another process takes CAP_SYS_PTRACE. A place is, in PHP as in its own backtraces, where
+the function was called; in Python where the function stands.")]
+    Stack(stack::StackArgs),
+
     /// Write what the guard sees of this host into a directory, for a bug report
     #[command(after_help = "Examples:
   sudo nbguard capture ./case
@@ -274,6 +287,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Protect(args) => control::protect(config, &args, out),
         Command::Unprotect(args) => control::unprotect(config, &args, out),
         Command::Capture(args) => capture::run(config, &args, out),
+        Command::Stack(args) => stack::run(&args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),
         Command::SetMemoryHigh(args) => set_memory_high::run(&args),

@@ -278,7 +278,7 @@ pub(super) fn open_beneath(
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     match openat2(base, below, OpenHow::new().flags(flags).mode(mode).resolve(resolve)) {
         // Before 5.6, and behind seccomp filters that do not know it.
-        Err(Errno::ENOSYS) => walk_beneath(base, below, flags, mode),
+        Err(Errno::ENOSYS | Errno::EPERM) => walk_beneath(base, below, flags, mode),
         opened => opened,
     }
 }
@@ -353,6 +353,31 @@ fn our_uid() -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The way for old kernels refuses what openat2 does.
+    #[test]
+    fn one_name_at_a_time_leads_nowhere_else() {
+        let dir = std::env::temp_dir().join(format!("nbg-walk-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        std::fs::write(dir.join("a/b/file"), "").unwrap();
+        std::os::unix::fs::symlink("b", dir.join("a/link")).unwrap();
+        std::os::unix::fs::symlink("file", dir.join("a/b/near")).unwrap();
+        let base = openat(nix::fcntl::AT_FDCWD, &dir, PLACE, Mode::empty()).unwrap();
+        type Open = fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> Result<OwnedFd, Errno>;
+        for open in [open_beneath as Open, walk_beneath] {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+            let open = |path: &str| open(base.as_fd(), Path::new(path), flags, Mode::empty());
+            assert!(open("a/b/file").is_ok());
+            for refused in ["a/link/file", "a/b/near", "../x", "a/../../x", "/etc/passwd"] {
+                let error = open(refused).map(drop).unwrap_err();
+                let known = [Errno::ELOOP, Errno::EXDEV, Errno::ENOTDIR];
+                assert!(known.contains(&error), "{refused}: {error}");
+            }
+            assert_eq!(open("a/none").map(drop), Err(Errno::ENOENT));
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn users_of_another_namespace_are_translated() {

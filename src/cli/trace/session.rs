@@ -118,6 +118,8 @@ struct Traced<'p> {
     lost: u64,
     frames: u64,
     is_over: bool,
+    /// Over, and not because the process or somebody ended it.
+    has_failed: bool,
     is_waited_for: bool,
 }
 
@@ -187,7 +189,7 @@ fn conclude(plan: &Plan, traced: &[Traced<'_>], end: End) -> Outcome {
     if mute.len() == traced.len() && end != End::Signal {
         return Err(Failure::wrong(format!("nothing was traced: no file of {}", mute.join(", "))));
     }
-    Ok(Exit::Ok)
+    Ok(if traced.iter().any(|one| one.has_failed) { Exit::Wrong } else { Exit::Ok })
 }
 
 fn block_signals() -> Result<SignalFd, Failure> {
@@ -272,6 +274,7 @@ fn attach<'p>(
         lost: 0,
         frames: 0,
         is_over: false,
+        has_failed: false,
         is_waited_for: false,
     })
 }
@@ -538,6 +541,7 @@ impl Run<'_, '_> {
         self.sink.note(number, &Note::Turned(off))?;
         if off == Off::Broken {
             one.is_over = true;
+            one.has_failed = true;
         }
         Ok(())
     }
@@ -555,6 +559,7 @@ impl Run<'_, '_> {
     /// Nothing more is to be had of this one.
     fn over(&mut self, one: &mut Traced<'_>, note: &Note) -> Result<(), Failure> {
         one.is_over = true;
+        one.has_failed |= matches!(note, Note::Trouble(_));
         match &one.file {
             Some((_, _, number)) if self.plan.mode != Mode::OnlyBeat => {
                 self.sink.note(*number, note)?;

@@ -335,7 +335,11 @@ impl<'o> Show<'o> {
         let function = safe(&name(record), LINE_MAX);
         let line = match record.kind {
             Kind::Request => format!("--- request {values}  {file}"),
-            Kind::Snapshot => format!("[{}] {function} {file}:{}", record.depth, record.line),
+            Kind::Snapshot => {
+                // The outermost frame is the script itself.
+                let function = if function == "?" { "{main}" } else { &function };
+                format!("[{}] {function} {file}:{}", record.depth, record.line)
+            }
             Kind::Watch => format!("{}* {function} = {values}", indent(record.depth)),
             _ => format!("--- {values}"),
         };
