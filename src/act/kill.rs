@@ -414,6 +414,25 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_to_finish_keeps_its_children_until_the_last_rung() {
+        let mut signals = recorder(&[(10, 100), (11, 110)]);
+        let mut job = Job::with_room(8);
+        job.begin(Moment(0), libc::SIGQUIT);
+        let sent =
+            job.add(&mut signals, &[target(10, 100, Spare::No), target(11, 110, Spare::Later)]);
+        assert_eq!((sent, &signals.sent[..]), (1, &[(10, libc::SIGQUIT)][..]));
+        assert!(job.asks() && !job.main_is_dead());
+        job.expire(Moment(60_000_000), &mut signals);
+        assert_eq!(signals.sent.len(), 1, "time alone ends nobody");
+        job.died(Moment(1), 0);
+        assert!(!job.main_is_dead(), "what it has started is of its tree");
+        job.escalate(&mut signals, libc::SIGKILL);
+        assert_eq!(signals.sent[1..], [(11, libc::SIGKILL)]);
+        job.died(Moment(2), 1);
+        assert!(job.main_is_dead() && !job.asks());
+    }
+
+    #[test]
     fn a_reused_pid_is_never_signalled() {
         let mut signals = recorder(&[(10, 100), (11, 999)]);
         let mut job = job();

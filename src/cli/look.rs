@@ -9,13 +9,14 @@ use serde::Serialize;
 use crate::act;
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
+use crate::cli::inside::now;
 use crate::cli::restore;
 use crate::config::{Config, ContainerFacts, Policy, Protection, Settings};
 use crate::facts::{Figures, HostMemory, HostMode, Limit, Mode, Proc};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
-use crate::policy::activity::Activities;
+use crate::policy::activity::{Activities, Nature};
 use crate::policy::clean::{self, Inside};
 use crate::policy::decide::{self, Case, Exclusion, Scale, Screen, Verdict, View};
 use crate::policy::explain::Facts;
@@ -24,10 +25,11 @@ use crate::policy::orders::{Order, Orders, Whom};
 use crate::policy::rank::{GroupMemory, Ranking, status_budget};
 use crate::policy::telling::{self, Bounds, Told};
 use crate::policy::tree::{Context, Forest};
+use crate::reactor::inside;
 use crate::report::{Cleaning, ProcessRecord, Row, Unattributed, Would};
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
-use crate::units::{Bytes, Moment, Share};
+use crate::units::{Bytes, Share};
 
 /// Rounds of reading what the decision asks for. The daemon's own loop needs two.
 const ROUNDS_MAX: usize = 8;
@@ -243,16 +245,17 @@ impl World {
         let open = telling::as_if_short(actual.measure().copied(), settings);
         let paused = self.orders.pause(Some(&found.id), wall).is_some();
         let mut verdict = Verdict::NeedPss;
-        // One look says of nobody that it is idle, but for what says so itself.
-        let activities = Activities::default();
+        let cleans = settings.policy == Policy::IdleFirst;
+        let activities = if cleans { self.hear(&seen) } else { Activities::default() };
         for round in 0..ROUNDS_MAX {
-            let late = round + 1 == ROUNDS_MAX;
+            // Of activity no more is known than what was heard.
+            let late = cleans || round + 1 == ROUNDS_MAX;
             let of_container = |_| Some(settings);
-            let inside = Inside {
+            let known = Inside {
                 ids: &seen.ids,
                 activities: &activities,
                 settings: &of_container,
-                now: Moment(0),
+                now: now(),
                 clearing: false,
                 spent: false,
             };
@@ -265,7 +268,7 @@ impl World {
                 baseline: None,
                 paused,
                 late,
-                inside: Some(&inside),
+                inside: Some(&known),
             };
             verdict = screen.decide(&case, &mut ranking);
             if verdict != Verdict::NeedPss {
@@ -319,6 +322,22 @@ impl World {
             threshold,
             short: actual.is_passed(),
         }
+    }
+
+    /// Who is at work, as far as one look can tell: by the pages of tracers. Of a kernel's stack it
+    /// would only be known that it is idle since now.
+    fn hear(&mut self, seen: &Seen) -> Activities {
+        let mut activities = Activities::default();
+        activities.look(now(), &seen.procs);
+        for proc in &seen.procs {
+            let claim = seen.ids.get(proc.key).map(|identity| &identity.claim);
+            if claim.is_some_and(|claim| Nature::of(claim) == Nature::Php) {
+                let dir = Path::new(inside::DIR);
+                inside::hear_page(&self.roots, dir, proc.key, &mut self.buffer)
+                    .tell(&mut activities, now());
+            }
+        }
+        activities
     }
 
     /// `status` of every process: nobody is waiting for a signal here.

@@ -5,6 +5,7 @@
 //! `discovery` adds and removes watches, `watch` is what one is, `tripwire` moves `memory.high`,
 //! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
+//! `clean` is what `idle-first` asks beside.
 //! `control` is where commands come in, `orders` carries them out.
 //! `helper` and `writer` are the threads for what may block. `door` is where others ask, `http`
 //! answers them, `survey` has the figures for that. `inside` asks what runs inside processes.

@@ -158,6 +158,10 @@ fn a_dry_run_and_ps_say_who_would_go_in_which_order_and_why() {
     let rows = seen["rows"].as_array().unwrap();
     assert_eq!((&rows[0]["pid"], &rows[0]["listed"]), (&large.pid.into(), &"deny a?".into()));
     assert!(rows.iter().all(|row| row["pid"] != allowed.pid), "nothing makes it a workload");
+    house.configure("policy = \"idle-first\"");
+    let seen = ps(&house, &container);
+    assert_eq!(seen["would"]["reason"], "activity-unknown", "{seen:#}");
+    assert_eq!(seen["rows"].as_array().unwrap().len(), 1, "without a list they are nobody's");
     assert!(daemon.stop().success());
 }
 
