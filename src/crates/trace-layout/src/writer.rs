@@ -105,7 +105,9 @@ impl Writer {
         unsafe { &*slot.cast::<AtomicU64>() }.store(seq, Ordering::Relaxed);
         // A reader that meets a byte of this record meets the odd number, too.
         fence(Ordering::Release);
-        Slot { writer: self, slot, at: 0, lens: [0; 4], part: 0, kind, flags: 0 }
+        // SAFETY: the four lengths are eight bytes, aligned to eight, inside the slot.
+        unsafe { slot.add(AT_LENS).cast::<u64>().write(0) };
+        Slot { writer: self, slot, at: 0, part: 0, kind, flags: 0 }
     }
 
     /// A whole record at once.
@@ -222,6 +224,55 @@ impl Writer {
     }
 }
 
+/// Where a record's four lengths are.
+const AT_LENS: usize = offset_of!(RecordHeader, class_len);
+const _: () = {
+    assert!(AT_LENS % 8 == 0);
+    assert!(offset_of!(RecordHeader, function_len) == AT_LENS + 2);
+    assert!(offset_of!(RecordHeader, file_len) == AT_LENS + 4);
+    assert!(offset_of!(RecordHeader, values_len) == AT_LENS + 6);
+};
+
+/// Copies a name: in the call path most are shorter than what a call of memcpy costs.
+///
+/// # Safety
+/// `len` bytes can be read at `from` and written at `to`, and the two do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    type Wide = [u64; 2];
+    // SAFETY: every piece lies within the `len` bytes; the last ones overlap what was copied.
+    unsafe {
+        if len >= 16 {
+            let mut at = 0;
+            while at + 16 <= len {
+                let piece = from.add(at).cast::<Wide>().read_unaligned();
+                to.add(at).cast::<Wide>().write_unaligned(piece);
+                at += 16;
+            }
+            let last = from.add(len - 16).cast::<Wide>().read_unaligned();
+            to.add(len - 16).cast::<Wide>().write_unaligned(last);
+        } else if len >= 8 {
+            let (first, last) = (
+                from.cast::<u64>().read_unaligned(),
+                from.add(len - 8).cast::<u64>().read_unaligned(),
+            );
+            to.cast::<u64>().write_unaligned(first);
+            to.add(len - 8).cast::<u64>().write_unaligned(last);
+        } else if len >= 4 {
+            let (first, last) = (
+                from.cast::<u32>().read_unaligned(),
+                from.add(len - 4).cast::<u32>().read_unaligned(),
+            );
+            to.cast::<u32>().write_unaligned(first);
+            to.add(len - 4).cast::<u32>().write_unaligned(last);
+        } else {
+            for at in 0..len {
+                to.add(at).write(from.add(at).read());
+            }
+        }
+    }
+}
+
 /// The numbers of a record, written when it is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Numbers {
@@ -241,7 +292,6 @@ pub struct Slot<'w> {
     writer: &'w mut Writer,
     slot: *mut u8,
     at: usize,
-    lens: [u16; 4],
     part: usize,
     kind: Kind,
     flags: u8,
@@ -314,10 +364,12 @@ impl Slot<'_> {
         // SAFETY: `at + len` is within the text of a slot, which is inside the writer's region.
         unsafe {
             let to = self.slot.add(size_of::<RecordHeader>() + self.at);
-            ptr::copy_nonoverlapping(piece.as_ptr(), to, len);
+            copy(piece.as_ptr(), to, len);
+            // Kept where it is read: four lengths gathered in a local are written as two bytes each
+            // and read back as eight, which stalls the processor for 6 ns (measured).
+            *self.slot.add(AT_LENS).cast::<u16>().add(part) += len as u16;
         }
         self.at += len;
-        self.lens[part] += len as u16;
     }
 
     /// Writes the numbers and makes the record whole.
@@ -336,10 +388,6 @@ impl Slot<'_> {
             (*header).depth = numbers.depth;
             (*header).kind = self.kind as u8;
             (*header).flags = self.flags;
-            (*header).class_len = self.lens[0];
-            (*header).function_len = self.lens[1];
-            (*header).file_len = self.lens[2];
-            (*header).values_len = self.lens[3];
             (*self.slot.cast::<AtomicU64>()).store(seq, Ordering::Release);
         }
         self.writer.next += 1;
