@@ -26,6 +26,7 @@ unsafe extern "C" {
     pub fn nbg_arguments(frame: *mut Frame) -> u32;
     pub fn nbg_parameter(function: *mut Function, n: u32, length: *mut usize) -> *const c_char;
     pub fn nbg_thrown(exception: *mut *mut ffi::zend_object) -> c_int;
+    pub fn nbg_yields(frame: *mut Frame, returned: *mut ffi::zval) -> bool;
     pub fn nbg_message(exception: *mut ffi::zend_object) -> *mut ffi::zval;
     pub fn nbg_is_enum(object: *mut ffi::zend_object) -> bool;
     pub fn nbg_enum_case(object: *mut ffi::zend_object) -> *mut ffi::zval;

@@ -5,6 +5,7 @@
 #include "zend_attributes.h"
 #include "zend_closures.h"
 #include "zend_exceptions.h"
+#include "zend_generators.h"
 #include "zend_observer.h"
 
 #include <stddef.h>
@@ -129,6 +130,13 @@ int nbg_thrown(zend_object **exception)
 		|| zend_is_graceful_exit(EG(exception))
 #endif
 		? 2 : 1;
+}
+
+/* Whether a generator only leaves for now: what is handed over is then its value, not its result. */
+bool nbg_yields(zend_execute_data *frame, zval *returned)
+{
+	zend_generator *generator = (zend_generator *) frame->return_value;
+	return generator && returned == &generator->value;
 }
 
 /* The message of a Throwable, read from its slot: no user code runs. */

@@ -470,16 +470,11 @@ impl Tracer {
         // SAFETY: the frame, its function and the value are valid while the call ends.
         unsafe {
             let function = (*frame).func;
-            let (class, name) = names(function);
-            slot.class(class);
-            if name.is_empty() {
+            // Names are in the Enter: a Leave is one cache line where nothing is to be told.
+            if (*function).common.function_name.is_null() {
                 slot.flags(SCRIPT);
-                slot.file(php::file(function));
-            } else {
-                slot.function(name);
-                if php::is_internal(function) {
-                    slot.flags(INTERNAL);
-                }
+            } else if php::is_internal(function) {
+                slot.flags(INTERNAL);
             }
             if returned.is_null() {
                 thrown(&mut slot, &self.redact);
@@ -491,7 +486,7 @@ impl Tracer {
                     render::value(&mut slot, returned, &self.redact, 0);
                 }
                 if (*function).common.fn_flags & ffi::ZEND_ACC_GENERATOR != 0
-                    && !finished(frame)
+                    && php::nbg_yields(frame, returned)
                 {
                     slot.flags(RESUMED);
                     if self.generators.len() < GENERATORS_MAX {
@@ -729,16 +724,6 @@ unsafe fn thrown(slot: &mut Slot<'_>, redact: &Redact) {
             _ => drop(slot.write_str("unwound")),
         }
     }
-}
-
-/// Whether a generator's frame is at its end, not at a yield.
-///
-/// # Safety
-/// `frame` is a valid frame of a generator.
-unsafe fn finished(frame: *mut Frame) -> bool {
-    const GENERATOR_RETURN: u8 = 161;
-    // SAFETY: a frame that was executed has an opcode.
-    unsafe { !(*frame).opline.is_null() && (*(*frame).opline).opcode == GENERATOR_RETURN }
 }
 
 /// Whether a generator's frame stands at its beginning.
