@@ -104,6 +104,15 @@ impl Roots {
     pub fn open_process(&self, pid: u32, file: &str) -> Result<OwnedFd, Errno> {
         openat(self.proc(), PidPath::new(pid, file)?.as_c_str(), READ, Mode::empty())
     }
+
+    /// The root directory of the process, in whatever mount namespace: only to open below it.
+    ///
+    /// # Errors
+    /// What `openat` said: `EACCES` without CAP_SYS_PTRACE over the process.
+    pub fn open_root(&self, pid: u32) -> Result<OwnedFd, Errno> {
+        let how = DIRECTORY | OFlag::O_PATH;
+        openat(self.proc(), PidPath::new(pid, "root")?.as_c_str(), how, Mode::empty())
+    }
 }
 
 /// What an error of the operating system says about a process or its file.

@@ -17,6 +17,7 @@ pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
 pub mod top;
+pub mod trace;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -107,6 +108,20 @@ the picture, ? helps, q quits.")]
   nbguard incidents 3fa85f64
   nbguard incidents --follow --json | jq .sentence")]
     Incidents(incidents::IncidentsArgs),
+
+    /// What a PHP process calls: parameters, returns and times, while it runs or by function
+    #[command(after_help = "Examples:
+  sudo nbguard trace 4242
+  sudo nbguard trace --app pool:www --slower 50ms
+  sudo nbguard trace 4242 --filter curl_* --failed
+  sudo nbguard trace 4242 --summary --for 10s
+  sudo nbguard trace 4242 -o slow.data && nbguard trace --read slow.data --summary
+  sudo nbguard trace --list
+
+It needs the extension nbguard in the PHP process. What is switched on is switched off at the
+end, on Ctrl-C, and by the tracer itself when this command is killed: it finds no beat for longer
+than --period. So --on stays in the foreground.")]
+    Trace(trace::TraceArgs),
 
     /// Watch and record, but end nobody: everywhere, or in one container
     #[command(after_help = "Examples:
@@ -228,6 +243,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Ps(args) => ps::run(config, &args, out),
         Command::Top(args) => top::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
+        Command::Trace(args) => trace::run(&args, out),
         Command::Pause(args) => control::pause(config, &args, out),
         Command::Resume(args) => control::resume(config, &args, out),
         Command::Protect(args) => control::protect(config, &args, out),

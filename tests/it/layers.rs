@@ -8,7 +8,7 @@ use crate::root;
 
 /// Every module at the top, and its rank. A module knows those below it and, except in rank 3,
 /// those beside it.
-const RANKS: [(&str, u8); 16] = [
+const RANKS: [(&str, u8); 17] = [
     ("units", 0),
     ("ids", 0),
     ("facts", 0),
@@ -21,6 +21,7 @@ const RANKS: [(&str, u8); 16] = [
     ("host", 3),
     ("runtime", 3),
     ("act", 3),
+    ("trace", 3),
     ("observe", 3),
     ("reactor", 4),
     ("cli", 5),

@@ -5,7 +5,8 @@
 //! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
 //! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`);
 //! `message` shows what notebooks are told, real ones where there is a Python with ipykernel,
-//! `orders` commands the daemon meanwhile; `top` runs in a terminal.
+//! `orders` commands the daemon meanwhile; `top` runs in a terminal; `trace` reads what a stand-in
+//! (`tracer`) writes as the extension for PHP does.
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
@@ -33,6 +34,8 @@ mod outside;
 mod reactor;
 mod schema;
 mod top;
+mod trace;
+mod tracer;
 
 use std::path::{Path, PathBuf};
 

@@ -147,10 +147,13 @@ pub struct Activity<'t> {
 /// The fixed part of a header page.
 ///
 /// # Errors
-/// When no tracer of this version wrote it.
+/// When no tracer of this version wrote it; [`Bad::Torn`] while it is being made.
 pub fn parse_header(page: &[u8; PAGE]) -> Result<Header, Bad> {
-    if u64_at(page, 0) != MAGIC {
-        return Err(Bad::Magic);
+    match u64_at(page, 0) {
+        MAGIC => {}
+        // It has its size, and not yet its header.
+        0 => return Err(Bad::Torn),
+        _ => return Err(Bad::Magic),
     }
     if u32_at(page, 8) != VERSION {
         return Err(Bad::Version(u32_at(page, 8)));

@@ -185,6 +185,30 @@ pub fn parse_record(slot: &[u8; SLOT], n: u64) -> Result<Record<'_>, Bad> {
     })
 }
 
+/// Record `n` as its slot's bytes, for tests and for files of records. How many bytes count: texts
+/// that do not fit are cut without a flag, since who has them as a [`Record`] had them cut before.
+pub fn encode(record: &Record<'_>, n: u64, slot: &mut [u8; SLOT]) -> usize {
+    slot[0..8].copy_from_slice(&whole(n).unwrap_or(0).to_ne_bytes());
+    slot[8..16].copy_from_slice(&record.time.to_ne_bytes());
+    slot[16..24].copy_from_slice(&record.wall.to_ne_bytes());
+    slot[24..32].copy_from_slice(&record.cpu.to_ne_bytes());
+    slot[32..40].copy_from_slice(&record.memory.to_ne_bytes());
+    slot[40..48].copy_from_slice(&record.call.to_ne_bytes());
+    slot[48..52].copy_from_slice(&record.line.to_ne_bytes());
+    slot[52..54].copy_from_slice(&record.depth.to_ne_bytes());
+    slot[54] = record.kind as u8;
+    slot[55] = record.flags;
+    let mut at = size_of::<RecordHeader>();
+    let texts = [record.class, record.function, record.file, record.values];
+    for (index, text) in texts.into_iter().enumerate() {
+        let len = text.len().min(SLOT - at);
+        slot[at..at + len].copy_from_slice(&text[..len]);
+        slot[56 + 2 * index..58 + 2 * index].copy_from_slice(&(len as u16).to_ne_bytes());
+        at += len;
+    }
+    at
+}
+
 /// What `seq` is when record `n` is whole.
 pub const fn whole(n: u64) -> Option<u64> {
     match n.checked_mul(2) {

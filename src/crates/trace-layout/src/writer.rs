@@ -24,6 +24,11 @@ pub struct Identity {
     pub created: u64,
 }
 
+/// Memory aligned as a mapping is.
+#[repr(C, align(4096))]
+#[derive(Clone, Debug)]
+pub struct Page(pub [u8; PAGE]);
+
 /// The single writer of one file.
 #[derive(Debug)]
 pub struct Writer {
@@ -67,6 +72,21 @@ impl Writer {
         // Who sees the magic sees the rest.
         writer.u64_at(offset_of!(FileHeader, magic)).store(header::MAGIC, Ordering::Release);
         Some(writer)
+    }
+
+    /// The same over memory of one's own: for tests, and for a tracer without a file.
+    pub fn over(pages: &'static mut [Page], slots: u32, of: &Identity) -> Option<Writer> {
+        let len = size_of_val(pages);
+        pages.fill(Page([0; PAGE]));
+        // SAFETY: aligned, zero, as long as it says, and borrowed for ever by this value alone.
+        unsafe { Writer::create(pages.as_mut_ptr().cast(), len, slots, of) }
+    }
+
+    /// What has been written: the whole file as a reader would find it now.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the region is mapped and at least so long; what is written through a shared
+        // reference (the beat, the state) is atomic, the rest takes an exclusive one.
+        unsafe { core::slice::from_raw_parts(self.base, file_len(self.slots())) }
     }
 
     /// Records written so far.

@@ -11,10 +11,6 @@ const OF: Identity =
     Identity { pid: 42, start: 777, runtime: 1, runtime_version: 80236, flags: 0, created: 9 };
 
 /// A page-aligned region that lives as long as the test.
-#[repr(C, align(4096))]
-#[derive(Clone)]
-struct Page([u8; PAGE]);
-
 struct Region(Vec<Page>);
 
 impl Region {
@@ -73,6 +69,9 @@ fn a_record_is_read_as_it_was_written() {
     let mut slot = [0; SLOT];
     copy(base, record_offset(1, 8), &mut slot);
     assert_eq!(parse_record(&slot, 1), Ok(record));
+    let mut encoded = [0; SLOT];
+    let len = crate::record::encode(&record, 1, &mut encoded);
+    assert_eq!(encoded[..len], slot[..len]);
     assert_eq!(parse_record(&slot, 9), Err(Bad::Torn));
     assert_eq!(parse_record(&slot, u64::MAX), Err(Bad::Torn));
     let header = parse_header(&page(base)).unwrap();

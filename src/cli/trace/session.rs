@@ -1,0 +1,562 @@
+//! A run of `nbguard trace`: everybody is switched on, their rings are read in turn, the beat goes
+//! on, and whatever ends it, everybody is switched off.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use trace_layout::{Bad, Header, Kind, PAGE, Record, Tracing};
+
+use super::data;
+use super::show::{Flow, Note, Off, Show, Who};
+use super::tell;
+use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::ids::ProcKey;
+use crate::roots::{Buffer, Roots};
+use crate::sys::pidfd;
+use crate::trace::{
+    Asked, Beat, Place, Ring, Switched, Table, Target, TraceFile, Trouble, now, stale, table,
+};
+
+/// How long nothing is read while nothing comes. A ring of 8,192 lasts 25 ms at 160,000 calls/s;
+/// while records come there is no wait at all.
+const NAP_MAX: Duration = Duration::from_millis(20);
+/// Batches of one process before it is another's turn, and the beat's.
+const TURN: usize = 64;
+/// A process that has not opened its file by then is told of.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A file that is not there yet is looked for so often.
+const LOOK: Duration = Duration::from_millis(50);
+/// For a snapshot, unless --for says otherwise: a process that calls nothing has none.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
+/// After the first frames of a snapshot the others are there; a busy machine may need a moment.
+const SNAPSHOT_REST: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Trace,
+    Snapshot,
+    OnlyBeat,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub flags: u32,
+    pub dir: PathBuf,
+    pub period: Duration,
+    pub lasts: Option<Duration>,
+    /// Lines for the `.watch` file.
+    pub watch: String,
+}
+
+/// Where records go.
+pub enum Sink<'o> {
+    Show(Box<Show<'o>>),
+    Data(data::Writer<BufWriter<File>>),
+}
+
+impl Sink<'_> {
+    fn begin(&mut self, who: Who) -> io::Result<()> {
+        match self {
+            Sink::Show(show) => {
+                show.begin(who);
+                Ok(())
+            }
+            Sink::Data(data) => data.begin(&who),
+        }
+    }
+
+    fn record(&mut self, index: usize, n: u64, record: &Record<'_>) -> io::Result<Flow> {
+        match self {
+            Sink::Show(show) => show.record(index, n, record),
+            Sink::Data(data) => data.record(index, n, record).map(|()| Flow::On),
+        }
+    }
+
+    fn note(&mut self, index: usize, note: &Note) -> io::Result<()> {
+        match self {
+            Sink::Show(show) => show.note(index, note),
+            Sink::Data(data) => data.note(index, note),
+        }
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Show(show) => show.pause(),
+            Sink::Data(data) => data.flush(),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Show(show) => show.end(),
+            Sink::Data(data) => data.end(),
+        }
+    }
+}
+
+/// A process that is traced.
+struct Traced {
+    target: Target,
+    place: Place,
+    pidfd: OwnedFd,
+    program: Option<(u64, u64)>,
+    switched: Option<Switched>,
+    session: u32,
+    /// Its file, once it has one, and its number for the sink.
+    file: Option<(TraceFile, Ring, usize)>,
+    /// What was told of it last.
+    told: Tracing,
+    lost: u64,
+    frames: u64,
+    is_over: bool,
+    is_waited_for: bool,
+}
+
+/// Why it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Signal,
+    Time,
+    Enough,
+    /// Nobody is left.
+    AllOver,
+}
+
+pub fn run(
+    roots: &Roots,
+    buffer: &mut Buffer,
+    plan: &Plan,
+    pids: &[u32],
+    mut sink: Sink<'_>,
+    to_stdout: bool,
+) -> Outcome {
+    // Before anybody is on: what comes from now on ends us in order.
+    let signals = block_signals()?;
+    let mut traced = attach_all(roots, buffer, plan, pids)?;
+    if plan.mode == Mode::OnlyBeat {
+        tell("on; Ctrl-C switches off");
+    }
+    let mut run =
+        Run { roots, buffer, plan, sink: &mut sink, signals: &signals, to_stdout, known: 0 };
+    let ended = run.turn(&mut traced);
+    // Whatever happened: off first, everything else after it.
+    for one in &mut traced {
+        if let Some(Err(trouble)) = one.switched.take().map(Switched::off) {
+            tell(&format!("process {}: switching off: {trouble}", one.target.key.pid));
+        }
+        if !plan.watch.is_empty() {
+            table::remove_watch(&one.place);
+        }
+    }
+    let end = ended?;
+    if end != End::Enough {
+        for one in &mut traced {
+            run.drain(one)?;
+        }
+    }
+    run.sink.end()?;
+    for one in traced.iter().filter(|one| one.is_over) {
+        stale::remove(roots, &one.place, run.buffer);
+    }
+    conclude(plan, &traced, end)
+}
+
+/// Exit code and last words.
+fn conclude(plan: &Plan, traced: &[Traced], end: End) -> Outcome {
+    let lost: u64 = traced.iter().map(|one| one.lost).sum();
+    if lost > 0 {
+        tell(&format!(
+            "{} (--filter does not help; --no-internal, --no-values do)",
+            Note::Lost(lost).words()
+        ));
+    }
+    if plan.mode == Mode::Snapshot && traced.iter().all(|one| one.frames == 0) {
+        return Err(Failure::wrong("no snapshot: the process called no function meanwhile"));
+    }
+    let mute: Vec<String> = traced
+        .iter()
+        .filter(|one| one.file.is_none() && plan.mode != Mode::OnlyBeat)
+        .map(|one| one.target.key.pid.to_string())
+        .collect();
+    if mute.len() == traced.len() && end != End::Signal {
+        return Err(Failure::wrong(format!("nothing was traced: no file of {}", mute.join(", "))));
+    }
+    Ok(Exit::Ok)
+}
+
+fn block_signals() -> Result<SignalFd, Failure> {
+    let words = |e: Errno| Failure::cannot(format!("signals: {}", e.desc()));
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(words)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(words)
+}
+
+/// Everybody who can be. Those who cannot are told of; nobody at all is a failure.
+fn attach_all(
+    roots: &Roots,
+    buffer: &mut Buffer,
+    plan: &Plan,
+    pids: &[u32],
+) -> Result<Vec<Traced>, Failure> {
+    let own = std::process::id();
+    let tool = Target::read(roots, own, buffer).map_or(ProcKey { pid: own, start: 0 }, |t| t.key);
+    let mut traced = Vec::new();
+    let mut denied = false;
+    for pid in pids {
+        match attach(roots, buffer, plan, *pid, tool) {
+            Ok(one) => traced.push(one),
+            Err(trouble) => {
+                denied |= matches!(trouble, Trouble::Denied { .. });
+                tell(&format!("process {pid}: {}", told(&trouble)));
+            }
+        }
+    }
+    match (traced.is_empty(), denied) {
+        (false, _) => Ok(traced),
+        (true, true) => Err(Failure::cannot("nobody could be traced")),
+        (true, false) => Err(Failure::wrong("nobody could be traced")),
+    }
+}
+
+/// Of a pid that somebody typed.
+pub fn told(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Gone => "there is no such process".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn attach(
+    roots: &Roots,
+    buffer: &mut Buffer,
+    plan: &Plan,
+    pid: u32,
+    tool: ProcKey,
+) -> Result<Traced, Trouble> {
+    let target = Target::read(roots, pid, buffer)?;
+    let pidfd = pidfd::open(pid).map_err(|_| Trouble::Gone)?;
+    let place = Place::prepare(roots, target, &plan.dir, buffer)?;
+    stale::remove(roots, &place, buffer);
+    let program = target.program(roots);
+    // What it wrote for somebody else is not read again: from here on.
+    let file = open_file(&place)?.map(|(file, header)| (file, Ring::from(header.head), 0));
+    if !plan.watch.is_empty() {
+        table::write_watch(&place, &plan.watch)?;
+    }
+    let asked = Asked {
+        flags: plan.flags,
+        period_ms: u32::try_from(plan.period.as_millis()).unwrap_or(u32::MAX),
+        tool,
+        watches: !plan.watch.is_empty(),
+    };
+    let table = Table::open_or_make(roots, &place, buffer)?;
+    let switched = table.switch_on(&target, &asked, now())?;
+    Ok(Traced {
+        target,
+        place,
+        pidfd,
+        program,
+        session: switched.session(),
+        switched: Some(switched),
+        file,
+        told: Tracing::Off,
+        lost: 0,
+        frames: 0,
+        is_over: false,
+        is_waited_for: false,
+    })
+}
+
+/// Its file, if it has one yet.
+fn open_file(place: &Place) -> Result<Option<(TraceFile, Header)>, Trouble> {
+    let mut page = [0; PAGE];
+    match TraceFile::open(place, &mut page) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Trouble::NotThere(_)) => Ok(None),
+        // It is being made just now: the size comes after the name, the magic after the size.
+        Err(Trouble::Bad { bad: Bad::Short | Bad::Torn, .. }) => Ok(None),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+struct Run<'r, 'o> {
+    roots: &'r Roots,
+    buffer: &'r mut Buffer,
+    plan: &'r Plan,
+    sink: &'r mut Sink<'o>,
+    signals: &'r SignalFd,
+    to_stdout: bool,
+    /// Processes that the sink knows.
+    known: usize,
+}
+
+impl Run<'_, '_> {
+    fn turn(&mut self, traced: &mut [Traced]) -> Result<End, Failure> {
+        let begun = Instant::now();
+        let lasts = match (self.plan.mode, self.plan.lasts) {
+            (Mode::Snapshot, None) => Some(SNAPSHOT_WAIT),
+            (_, lasts) => lasts,
+        };
+        // Five beats a period: four may be late.
+        let every = (self.plan.period / 5).min(Duration::from_secs(1));
+        let (mut next_beat, mut next_look) = (begun + every, begun);
+        let mut nap = Duration::ZERO;
+        let mut last_frame: Option<Instant> = None;
+        for one in traced.iter_mut() {
+            self.introduce(one)?;
+        }
+        loop {
+            let time = Instant::now();
+            if matches!(self.signals.read_signal(), Ok(Some(_))) {
+                return Ok(End::Signal);
+            }
+            if lasts.is_some_and(|lasts| time - begun >= lasts) {
+                return Ok(End::Time);
+            }
+            if time >= next_beat {
+                next_beat = time + every;
+                for one in traced.iter_mut() {
+                    self.beat(one)?;
+                }
+            }
+            if time >= next_look {
+                next_look = time + LOOK;
+                self.look_for_files(traced, time - begun)?;
+            }
+            let mut seen = 0;
+            if self.plan.mode != Mode::OnlyBeat {
+                for one in traced.iter_mut() {
+                    let (more, flow) = self.read(one, TURN)?;
+                    seen += more;
+                    if flow == Flow::Enough {
+                        return Ok(End::Enough);
+                    }
+                }
+            }
+            for one in traced.iter_mut().filter(|one| !one.is_over) {
+                if pidfd::has_exited(one.pidfd.as_fd()) {
+                    self.drain(one)?;
+                    self.over(one, &Note::Gone)?;
+                }
+            }
+            if self.plan.mode == Mode::Snapshot {
+                if seen > 0 {
+                    last_frame = Some(time);
+                }
+                let written = traced.iter().all(|one| one.frames > 0 || one.is_over);
+                if written && last_frame.is_some_and(|last| time - last > SNAPSHOT_REST) {
+                    return Ok(End::Enough);
+                }
+            }
+            if traced.iter().all(|one| one.is_over) {
+                return Ok(End::AllOver);
+            }
+            if seen > 0 {
+                nap = Duration::ZERO;
+                continue;
+            }
+            self.sink.pause()?;
+            nap = (nap * 2).clamp(Duration::from_millis(1), NAP_MAX);
+            let until = next_beat.saturating_duration_since(time);
+            self.wait(traced, nap.min(until))?;
+        }
+    }
+
+    /// Until something happens, or the nap is over. A closed pipe is noticed while nothing comes.
+    fn wait(&self, traced: &[Traced], nap: Duration) -> Result<(), Failure> {
+        let stdout = io::stdout();
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if self.to_stdout {
+            fds.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
+        }
+        let living = traced.iter().filter(|one| !one.is_over);
+        fds.extend(living.map(|one| {
+            let fd: BorrowedFd<'_> = one.pidfd.as_fd();
+            PollFd::new(fd, PollFlags::POLLIN)
+        }));
+        let timeout = PollTimeout::try_from(nap).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::wrong(format!("poll: {}", errno.desc()))),
+        }
+        let closed = PollFlags::POLLERR | PollFlags::POLLHUP;
+        let is_closed =
+            self.to_stdout && fds[1].revents().is_some_and(|revents| revents.intersects(closed));
+        if is_closed { Err(Failure::NobodyListens) } else { Ok(()) }
+    }
+
+    fn beat(&mut self, one: &mut Traced) -> Result<(), Failure> {
+        if one.is_over {
+            return Ok(());
+        }
+        if one.program.is_some() && one.target.is_there(self.roots, self.buffer) {
+            let program = one.target.program(self.roots);
+            if program.is_some() && program != one.program {
+                self.drain(one)?;
+                return self.over(one, &Note::Exec);
+            }
+        }
+        let Some(switched) = &mut one.switched else { return Ok(()) };
+        match switched.beat(&one.target, now()) {
+            Ok(Beat::Taken) => Ok(()),
+            Ok(Beat::SwitchedOff) => {
+                self.drain(one)?;
+                self.over(one, &Note::SwitchedOff)
+            }
+            Err(trouble) => self.over(one, &Note::Trouble(trouble.to_string())),
+        }
+    }
+
+    fn look_for_files(&mut self, traced: &mut [Traced], waited: Duration) -> Result<(), Failure> {
+        for one in traced.iter_mut() {
+            if one.is_over || one.file.is_some() {
+                continue;
+            }
+            match open_file(&one.place) {
+                Ok(Some((file, _))) => {
+                    one.file = Some((file, Ring::from(0), 0));
+                    self.introduce(one)?;
+                }
+                Ok(None) if waited >= PATIENCE && !one.is_waited_for => {
+                    one.is_waited_for = true;
+                    tell(&format!("process {}: {}", one.target.key.pid, self.hint(&one.target)));
+                }
+                Ok(None) => {}
+                Err(trouble) => self.over(one, &Note::Trouble(trouble.to_string()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a process may have no file.
+    fn hint(&mut self, target: &Target) -> &'static str {
+        let maps = self.roots.open_process(target.key.pid, "maps").ok().map(File::from);
+        let mut text = Vec::new();
+        let read =
+            maps.map(|maps| io::Read::read_to_end(&mut io::Read::take(maps, 4 << 20), &mut text));
+        let is_loaded = text.windows(7).any(|word| word == b"nbguard");
+        match read {
+            Some(Ok(_)) if !is_loaded => {
+                "waiting; no tracer is loaded in it (the extension nbguard, see README)"
+            }
+            _ => {
+                "waiting; it has no trace file yet, and looks at the beginning of its next request"
+            }
+        }
+    }
+
+    /// Makes its file known to the sink. Those without one have no number there.
+    fn introduce(&mut self, one: &mut Traced) -> Result<(), Failure> {
+        let Some((file, _, number)) = &mut one.file else { return Ok(()) };
+        let version = file.read_header(&mut [0; PAGE]).map_or(0, |header| header.runtime_version);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix = u64::try_from(unix.as_nanos()).unwrap_or(0);
+        let who = Who {
+            pid: one.target.key.pid,
+            inner: one.target.inner,
+            start: one.target.key.start,
+            runtime_version: version,
+            to_unix: unix.saturating_sub(now()),
+        };
+        *number = self.known;
+        self.known += 1;
+        self.sink.begin(who)?;
+        Ok(())
+    }
+
+    /// At most `turns` batches of one process: how many records there were.
+    fn read(&mut self, one: &mut Traced, turns: usize) -> Result<(u64, Flow), Failure> {
+        let mut seen = 0;
+        if one.is_over {
+            return Ok((0, Flow::On));
+        }
+        for _ in 0..turns {
+            let Some((file, ring, number)) = &mut one.file else { break };
+            let number = *number;
+            let snapshot = self.plan.mode == Mode::Snapshot;
+            let (sink, frames) = (&mut *self.sink, &mut one.frames);
+            let mut said = Ok(Flow::On);
+            let round = ring.read(file, |n, record| {
+                *frames += u64::from(record.kind == Kind::Snapshot);
+                if matches!(said, Ok(Flow::On)) && (!snapshot || record.kind == Kind::Snapshot) {
+                    said = sink.record(number, n, record);
+                }
+            });
+            let flow = said?;
+            let round = match round {
+                Ok(round) => round,
+                Err(trouble) => {
+                    self.over(one, &Note::Trouble(trouble.to_string()))?;
+                    break;
+                }
+            };
+            seen += round.seen;
+            if round.lost > 0 {
+                one.lost = one.lost.saturating_add(round.lost);
+                self.sink.note(number, &Note::Lost(round.lost))?;
+            }
+            self.heed(one, number, &round.header)?;
+            if flow == Flow::Enough {
+                return Ok((seen, flow));
+            }
+            if !round.more {
+                break;
+            }
+        }
+        Ok((seen, Flow::On))
+    }
+
+    /// What the tracer says of itself.
+    fn heed(&mut self, one: &mut Traced, number: usize, header: &Header) -> Result<(), Failure> {
+        if header.session != one.session || header.tracing == one.told {
+            return Ok(());
+        }
+        one.told = header.tracing;
+        let Some(off) = Off::of(header.tracing) else { return Ok(()) };
+        // We are the ones who switch off, and a snapshot is over when it is taken.
+        if off == Off::Switch && (one.switched.is_none() || self.plan.mode == Mode::Snapshot) {
+            return Ok(());
+        }
+        self.sink.note(number, &Note::Turned(off))?;
+        if off == Off::Broken {
+            one.is_over = true;
+        }
+        Ok(())
+    }
+
+    /// Everything that is there, once.
+    fn drain(&mut self, one: &mut Traced) -> Result<(), Failure> {
+        if self.plan.mode != Mode::OnlyBeat {
+            // As much as a ring holds: who writes on and on is not followed for ever.
+            let turns = one.file.as_ref().map_or(0, |(file, ..)| file.slots as usize / 64 + 2);
+            self.read(one, turns)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more is to be had of this one.
+    fn over(&mut self, one: &mut Traced, note: &Note) -> Result<(), Failure> {
+        one.is_over = true;
+        match &one.file {
+            Some((_, _, number)) if self.plan.mode != Mode::OnlyBeat => {
+                self.sink.note(*number, note)?;
+            }
+            _ => tell(&format!("process {}: {}", one.target.key.pid, note.words())),
+        }
+        // A table that cannot be written any more is left to the beat that stops.
+        drop(one.switched.take());
+        Ok(())
+    }
+}

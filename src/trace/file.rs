@@ -1,0 +1,125 @@
+//! One trace file: opened beneath its directory, checked, and read by pread.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc::{S_IFMT, S_IFREG};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::uio::pread;
+use trace_layout::{Activity, Bad, Header, PAGE, TRACE_SUFFIX, header};
+
+use super::place::{Place, open_beneath};
+use super::{NEEDS_PTRACE, Trouble};
+
+/// NONBLOCK: opening a FIFO without a writer would wait for one.
+pub(super) const READ: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_NOFOLLOW);
+
+/// Looks at an activity before it counts as one that is never whole.
+const TRIES: usize = 8;
+
+/// A process's file, open for reading.
+#[derive(Debug)]
+pub struct TraceFile {
+    fd: OwnedFd,
+    path: PathBuf,
+    pub slots: u32,
+    pid: u32,
+    start: u64,
+}
+
+impl TraceFile {
+    /// Opens the file of the place's process and reads its header into `page`.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn open(place: &Place, page: &mut [u8; PAGE]) -> Result<(TraceFile, Header), Trouble> {
+        let target = place.target();
+        let name = place.name_of(TRACE_SUFFIX);
+        let path = place.path_of(name.as_path());
+        let trouble = |errno| Trouble::of(path.clone(), errno, NEEDS_PTRACE);
+        let fd = open_beneath(place.dir(), name.as_path(), READ, Mode::empty()).map_err(trouble)?;
+        let stat = fstat(&fd).map_err(trouble)?;
+        let what = match stat {
+            _ if stat.st_mode & S_IFMT != S_IFREG => Some("is no regular file"),
+            _ if stat.st_uid != target.uid => Some("belongs to another user"),
+            // A name of some other file of that user.
+            _ if stat.st_nlink != 1 => Some("has several names"),
+            _ if stat.st_mode & 0o022 != 0 => Some("is writable for others"),
+            _ => None,
+        };
+        if let Some(what) = what {
+            return Err(Trouble::NotOurs { path, what });
+        }
+        let mut file = TraceFile { fd, path, slots: 0, pid: target.inner, start: target.key.start };
+        let header = file.read_header(page)?;
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        if len < trace_layout::file_len(header.slots) as u64 {
+            return Err(file.bad(Bad::Short));
+        }
+        file.slots = header.slots;
+        Ok((file, header))
+    }
+
+    /// The header as it is now.
+    ///
+    /// # Errors
+    /// When it is no header any more, or another process's.
+    pub fn read_header(&self, page: &mut [u8; PAGE]) -> Result<Header, Trouble> {
+        self.read_at(page, 0)?;
+        let header = trace_layout::parse_header(page).map_err(|bad| self.bad(bad))?;
+        if (header.pid, header.start) != (self.pid, self.start) {
+            return Err(self.forged("it is of another process"));
+        }
+        if self.slots != 0 && header.slots != self.slots {
+            return Err(self.forged("its size has changed"));
+        }
+        Ok(header)
+    }
+
+    /// Busy or idle. `page` is read anew until the activity in it is whole.
+    ///
+    /// # Errors
+    /// When it is never whole, or never was one.
+    pub fn read_activity<'p>(&self, page: &'p mut [u8; PAGE]) -> Result<Activity<'p>, Trouble> {
+        for _ in 0..TRIES {
+            self.read_at(page, 0)?;
+            let mut again = [0; 8];
+            self.read_at(&mut again, header::AT_ACTIVITY)?;
+            match trace_layout::parse_activity(page) {
+                Ok((seq, _)) if seq == u64::from_ne_bytes(again) => break,
+                Ok(_) | Err(Bad::Torn) => {}
+                Err(bad) => return Err(self.bad(bad)),
+            }
+        }
+        match trace_layout::parse_activity(page) {
+            Ok((_, activity)) => Ok(activity),
+            Err(bad) => Err(self.bad(bad)),
+        }
+    }
+
+    /// Exactly so many bytes.
+    pub(super) fn read_at(&self, bytes: &mut [u8], at: usize) -> Result<(), Trouble> {
+        let mut len = 0;
+        while len < bytes.len() {
+            let offset = i64::try_from(at + len).map_err(|_| self.bad(Bad::Size))?;
+            match pread(&self.fd, &mut bytes[len..], offset) {
+                Ok(0) => return Err(self.bad(Bad::Short)),
+                Ok(n) => len += n,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Trouble::Failed { path: self.path.clone(), errno }),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn bad(&self, bad: Bad) -> Trouble {
+        Trouble::Bad { path: self.path.clone(), bad }
+    }
+
+    pub(super) fn forged(&self, what: &'static str) -> Trouble {
+        Trouble::Forged { path: self.path.clone(), what }
+    }
+}
