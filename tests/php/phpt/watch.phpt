@@ -1,0 +1,38 @@
+--TEST--
+A watched variable is recorded when it changes between calls
+--FILE--
+<?php
+require __DIR__ . '/trace.inc';
+function tick() {}
+$count = 0;
+$token_of_mine = 'hidden';
+file_put_contents(str_replace('.trace', '.watch', t_file()), "\$count\n# no name\ntoken_of_mine\nlater\n");
+t_on(ON, 1, watch: 1);
+mark();
+tick();
+tick();
+$count = 5;
+tick();
+$later = ['a'];
+tick();
+mark();
+t_dump(all: true);
+?>
+--CLEAN--
+--EXPECTF--
+%A
+watch count = 0
+watch token_of_mine = (redacted)
+watch later = (unset)
+%A
+> tick() watch.php:%d
+< tick = 
+> tick() watch.php:%d
+< tick = 
+watch count = 5
+> tick() watch.php:%d
+< tick = 
+watch later = ["a"]
+> tick() watch.php:%d
+< tick = 
+%A
