@@ -39,11 +39,14 @@ cd "$here"
 RUSTFLAGS='-C relocation-model=pic' cargo build --release --locked ${CARGO_QUIET:+--quiet}
 built=$(ls -t "$root"/target/php-ext/*/release/libnbguard_php.so "$root"/target/php-ext/release/libnbguard_php.so 2>/dev/null | head -n 1)
 mkdir -p "$root/target/php-ext/modules"
-cp "$built" "$root/target/php-ext/modules/nbguard.so"
+# Put in its place whole: a PHP that has the old one loaded keeps it.
+cp "$built" "$root/target/php-ext/modules/.nbguard.so"
+mv "$root/target/php-ext/modules/.nbguard.so" "$root/target/php-ext/modules/nbguard.so"
 
 if [ "${1:-}" = --install ]; then
     to=$("$PHP_CONFIG" --extension-dir)
-    install -m 644 "$built" "$to/nbguard.so"
+    install -m 644 "$built" "$to/.nbguard.so"
+    mv "$to/.nbguard.so" "$to/nbguard.so"
     echo "$to/nbguard.so for PHP $version. Load it: extension=nbguard"
 else
     echo "$root/target/php-ext/modules/nbguard.so for PHP $version"

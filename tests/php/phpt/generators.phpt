@@ -19,9 +19,9 @@ t_dump();
 --EXPECTF--
 > gen($n = 5) generators.php:%d
 < gen = 5 [resumed]
-> gen() generators.php:%d [resumed]
-  > inner() generators.php:%d
-  < inner = "in" [resumed]
+%A
+> inner() generators.php:%d
+< inner = "in" [resumed]
 %A
 > failing() generators.php:%d
 < failing = 1 [resumed]

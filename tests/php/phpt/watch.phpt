@@ -16,23 +16,18 @@ tick();
 $later = ['a'];
 tick();
 mark();
-t_dump(all: true);
+foreach (t_records() as $r) {
+    if ($r['kind'] === 6) echo "watch $r[function] = $r[values]\n";
+    elseif ($r['function'] === 'tick' && $r['kind'] === 1) echo "tick\n";
+}
 ?>
---CLEAN--
---EXPECTF--
-%A
+--EXPECT--
 watch count = 0
 watch token_of_mine = (redacted)
 watch later = (unset)
-%A
-> tick() watch.php:%d
-< tick = 
-> tick() watch.php:%d
-< tick = 
+tick
+tick
 watch count = 5
-> tick() watch.php:%d
-< tick = 
+tick
 watch later = ["a"]
-> tick() watch.php:%d
-< tick = 
-%A
+tick

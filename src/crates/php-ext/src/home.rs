@@ -101,7 +101,8 @@ fn uid() -> u32 {
 /// The directory of all, if it may be trusted: root's or our own, and nobody else may write it.
 fn open_dir(path: &str) -> Result<OwnedFd, Why> {
     let name = CString::new(path).map_err(|_| Why("nbguard.directory is no path".into()))?;
-    let dir = open_at(libc::AT_FDCWD, &name, libc::O_RDONLY | libc::O_DIRECTORY, 0)
+    // It may be searched, not listed: 0711.
+    let dir = open_at(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
         .map_err(|error| why(path, error))?;
     let is = stat(&dir).map_err(|error| why(path, error))?;
     if (is.st_uid != 0 && is.st_uid != uid()) || is.st_mode & 0o022 != 0 {
