@@ -4,7 +4,7 @@ Include, require and eval are records; on in a request that is under way, the st
 <?php
 require __DIR__ . '/trace.inc';
 $file = __DIR__ . '/included.tmp';
-file_put_contents($file, '<?php function from_file() { return 1; } return from_file();');
+file_put_contents($file, '<?php function from_file() { return strlen(__FILE__ . getmypid()); } return from_file();');
 function outer() {
     t_on();
     mark();
@@ -23,12 +23,12 @@ var_dump(basename($header['script']), $header['state'], $header['requests'], $he
 --EXPECTF--
 > include() included.tmp:%d [script]
   > from_file() included.tmp:1
-  < from_file = 1
-< include = 1 [script]
+  < from_file = %d
+< include = %d [script]
 > eval() script.php(10) : eval()'d code:%d [script]
   > from_file() script.php(10) : eval()'d code:1
-  < from_file = 1
-< eval = 1 [script]
+  < from_file = %d
+< eval = %d [script]
 string(10) "script.php"
 int(2)
 int(1)

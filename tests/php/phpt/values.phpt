@@ -37,7 +37,7 @@ all(str_repeat('ä', 40));
 all($cycle);
 all(range(1, 20));
 all([[[[[]]]]], new stdClass, (object) ['a' => 1, 'secret' => 2], STDIN);
-function hidden($password, $secretCode, $my_key) {}
+function hidden($password, $secretCode, $my_key) { return getmypid(); }
 hidden(1, 2, 3);
 (new class { function anonymous() {} })->anonymous();
 mark();
@@ -73,6 +73,6 @@ t_dump();
 > all($rest = [[[[...1]]]], $rest = stdClass#%d, $rest = stdClass#%d {"a" => 1, "secret" => (redacted)}, $rest = resource(%d)) values.php:%d
 < all = [[[[...1]]]]
 > hidden($password = (redacted), $secretCode = (redacted), $my_key = (redacted)) values.php:%d
-< hidden = null
+< hidden = %d
 > class@anonymous::anonymous() values.php:%d
 < class@anonymous::anonymous = null

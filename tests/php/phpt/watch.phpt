@@ -3,7 +3,8 @@ A watched variable is recorded when it changes between calls
 --FILE--
 <?php
 require __DIR__ . '/trace.inc';
-function tick() {}
+// Not empty: opcache leaves out calls of functions that do nothing.
+function tick() { return getmypid(); }
 $count = 0;
 $token_of_mine = 'hidden';
 file_put_contents(str_replace('.trace', '.watch', t_file()), "\$count\n# no name\ntoken_of_mine\nlater\n");

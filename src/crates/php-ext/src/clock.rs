@@ -62,8 +62,10 @@ impl Clock {
             self.asked = true;
             // A counter that the kernel does not trust is not trusted here.
             self.counter = cfg!(target_arch = "x86_64")
-                && std::fs::read("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-                    .is_ok_and(|name| name.starts_with(b"tsc"));
+                && std::fs::read(
+                    "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+                )
+                .is_ok_and(|name| name.starts_with(b"tsc"));
             self.first = (tick, now);
         }
         let (ticks, nanos) = (tick.wrapping_sub(self.first.0), now.wrapping_sub(self.first.1));

@@ -351,7 +351,10 @@ pub fn prepare(directory: &str, users: &[u8]) {
     let _ = (|| -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         if own == 0 {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(path))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path.parent().unwrap_or(path))?;
             match fs::DirBuilder::new().mode(0o711).create(path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}

@@ -104,8 +104,8 @@ unsafe extern "C" fn observe(frame: *mut Frame) -> ffi::zend_observer_fcall_hand
     // SAFETY: PHP calls this with the frame that begins for the first time.
     with(|tracer| unsafe {
         let function = (*frame).func;
-        wanted = quiet::may_observe(function)
-            && (!is_internal(function) || tracer.wants_internal());
+        wanted =
+            quiet::may_observe(function) && (!is_internal(function) || tracer.wants_internal());
     });
     if wanted {
         ffi::zend_observer_fcall_handlers { begin: Some(begin), end: Some(end) }

@@ -99,8 +99,7 @@ pub unsafe fn names<'t>(function: *const Function) -> (&'t [u8], &'t [u8]) {
     // SAFETY: the common part is that of every kind of function.
     unsafe {
         let common = &(*function).common;
-        let class: &[u8] =
-            if common.scope.is_null() { &[] } else { bytes((*common.scope).name) };
+        let class: &[u8] = if common.scope.is_null() { &[] } else { bytes((*common.scope).name) };
         (class, bytes(common.function_name))
     }
 }

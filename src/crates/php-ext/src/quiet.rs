@@ -159,7 +159,9 @@ mod present {
                 return Err("opcache guards its memory");
             }
             HANDLE.store(handle, Ordering::Relaxed);
-            if COMPILE_FILE.is_some_and(|compile| compile as usize != inner_file as *const () as usize) {
+            if COMPILE_FILE
+                .is_some_and(|compile| compile as usize != inner_file as *const () as usize)
+            {
                 OUTER_FILE.store(COMPILE_FILE.map_or(0, |f| f as usize), Ordering::Relaxed);
                 COMPILE_FILE = Some(outer_file);
             }

@@ -114,11 +114,8 @@ pub unsafe fn parameters(slot: &mut impl Text, frame: *mut Frame, redact: &Redac
             }
             let mut length = 0;
             let name = php::nbg_parameter(function, n, &raw mut length);
-            let name: &[u8] = if name.is_null() {
-                &[]
-            } else {
-                core::slice::from_raw_parts(name.cast(), length)
-            };
+            let name: &[u8] =
+                if name.is_null() { &[] } else { core::slice::from_raw_parts(name.cast(), length) };
             if !name.is_empty() {
                 slot.values(b"$");
                 slot.values(name);
@@ -143,12 +140,7 @@ pub unsafe fn parameters(slot: &mut impl Text, frame: *mut Frame, redact: &Redac
 ///
 /// # Safety
 /// `zval` is null or a valid value.
-pub unsafe fn value(
-    slot: &mut impl Text,
-    zval: *const ffi::zval,
-    redact: &Redact,
-    depth: u32,
-) {
+pub unsafe fn value(slot: &mut impl Text, zval: *const ffi::zval, redact: &Redact, depth: u32) {
     if zval.is_null() {
         slot.values(b"null");
         return;

@@ -180,7 +180,8 @@ impl Tracer {
         self.in_request = true;
         let now = self.clock.now();
         // SAFETY: the request's own texts, which live as long as it.
-        let (script, uri) = unsafe { (php::c_bytes(php::nbg_script()), php::c_bytes(php::nbg_uri())) };
+        let (script, uri) =
+            unsafe { (php::c_bytes(php::nbg_script()), php::c_bytes(php::nbg_uri())) };
         let uri = uri.split(|byte| *byte == b'?').next().unwrap_or_default();
         if let Some(writer) = &mut self.writer {
             writer.busy(now, clock::unix(), script, uri);
@@ -328,7 +329,9 @@ impl Tracer {
 
     fn turn_off(&mut self, how: Tracing, now: u64) {
         let says = match how {
-            Tracing::OffStale => "tracing is off: the tool has not beaten for longer than its period",
+            Tracing::OffStale => {
+                "tracing is off: the tool has not beaten for longer than its period"
+            }
             _ => "tracing is off: it was switched off",
         };
         self.notice(now, says);
@@ -582,7 +585,9 @@ impl Tracer {
             .filter(|name| {
                 !name.is_empty()
                     && name.len() <= trace_layout::record::NAME_MAX
-                    && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
+                    && name
+                        .iter()
+                        .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
             })
             .take(WATCH_MAX)
             .map(|name| Watched { name: name.to_vec(), last: None })

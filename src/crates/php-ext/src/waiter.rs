@@ -61,12 +61,8 @@ impl Shared {
             libc::pthread_attr_setstacksize(&raw mut attributes, STACK);
             libc::pthread_attr_setdetachstate(&raw mut attributes, libc::PTHREAD_CREATE_DETACHED);
             let mut thread: libc::pthread_t = std::mem::zeroed();
-            let made = libc::pthread_create(
-                &raw mut thread,
-                &raw const attributes,
-                wait,
-                ptr::null_mut(),
-            );
+            let made =
+                libc::pthread_create(&raw mut thread, &raw const attributes, wait, ptr::null_mut());
             libc::pthread_attr_destroy(&raw mut attributes);
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
             self.running.store(made == 0, Ordering::Release);
