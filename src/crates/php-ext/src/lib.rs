@@ -236,8 +236,9 @@ extern "C" fn module_start(_: i32, module: i32) -> i32 {
     0
 }
 
-extern "C" fn module_end(_: i32, _: i32) -> i32 {
+extern "C" fn module_end(_: i32, module: i32) -> i32 {
     with(Tracer::ends);
+    settings::unregister(module);
     0
 }
 

@@ -47,6 +47,7 @@ unsafe extern "C" {
         orig: c_int,
         exists: *mut bool,
     ) -> *const c_char;
+    pub fn zend_unregister_ini_entries(module: c_int);
     pub fn zend_ini_long(name: *const c_char, length: usize, orig: c_int) -> i64;
 
     pub fn zend_observer_fiber_switch_register(

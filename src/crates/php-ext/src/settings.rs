@@ -40,6 +40,13 @@ pub fn register(module: i32) {
     IniEntryDef::register(ENTRIES.as_slice(), module);
 }
 
+/// At the end of the process. Left in the table they would be freed after the names in them: an
+/// abort in free(), now and then.
+pub fn unregister(module: i32) {
+    // SAFETY: the module that registered them ends.
+    unsafe { crate::php::zend_unregister_ini_entries(module) };
+}
+
 #[derive(Debug)]
 pub struct Settings {
     pub enable: bool,
