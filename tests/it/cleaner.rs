@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nbguard::report::{Incident, Kind};
+use nbguard::report::{Incident, Kind, Row};
 use nbguard::units::Bytes;
 use serde_json::Value;
 
@@ -16,6 +17,10 @@ use crate::notebooks::{Server, Stranger, joining};
 use crate::skip;
 
 const LIMIT: Bytes = Bytes::mib(256);
+/// Above 80 % of it.
+const WARNED: Bytes = Bytes::mib(210);
+/// A little more than `idle_for` in these tests.
+const IDLE: Duration = Duration::from_millis(1_200);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
 
@@ -290,4 +295,64 @@ fn a_worker_of_a_denied_pool_finishes_its_request_before_it_ends() {
     assert!(answer(important).ends_with("done 40"));
     assert_eq!((victims(&house), container.oom_kills()), (vec![victim.pid], 0));
     assert!(daemon.stop().success());
+}
+
+#[test]
+fn idle_workers_end_and_the_busy_ones_of_the_important_pool_do_not() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    if let Some(missing) = [FPM, CLIENT].into_iter().find(|path| !Path::new(path).exists()) {
+        return skip(format!("no {missing}"));
+    }
+    let house = House::new(&ground, "idle");
+    house.configure("policy = \"idle-first\"\nidle_for = \"1s\"");
+    let container = house.container(&ground, LIMIT);
+    let fpm = Fpm::start(&container);
+    let before = ["www", "batch"].map(|pool| workers(&container, pool));
+    let hog = Stranger::start(&container);
+    let daemon = start(&house);
+    let important = fpm.ask("www", 120, 20_000);
+    eventually("it holds that", || (container.usage() >= Bytes::mib(120)).then_some(()));
+    // The warning look: who is at work is asked of their stacks.
+    hog.grow_to(&container, WARNED);
+    let heard = || {
+        let log = house.log();
+        before[1]
+            .iter()
+            .all(|pid| log.lines().any(|line| line.contains(&format!("pid={pid}: stack Idle"))))
+    };
+    if !has_stacks(before[1][0]) {
+        return skip("no stack of a worker can be had here");
+    }
+    eventually("their stacks say that they are idle", || heard().then_some(()));
+    let since = Instant::now();
+    eventually("for long enough", || (since.elapsed() >= IDLE).then_some(()));
+    hog.grow_to(&container, PRESSED);
+    let incident = house.record("a kill", is_kill);
+    assert_eq!(incident.reason, "idle", "{}", incident.sentence);
+    let victim = incident.victim.as_ref().unwrap();
+    assert_eq!(victim.signals, ["QUIT"]);
+    let row = &incident.rows[0];
+    assert_eq!((row.pid, row.activity.as_deref()), (victim.pid, Some("idle")), "{row:?}");
+    assert!(row.idle_s >= Some(1) && row.eligible == "yes", "{row:?}");
+    assert_eq!(row.application.as_deref(), Some("pool:batch"), "the important pool goes last");
+    let important_app = incident.cleaning.as_ref().unwrap().important.as_ref().unwrap();
+    assert_eq!(important_app.name, "pool:www");
+    let holds = |row: &&Row| before[0].contains(&row.pid) && row.memory >= Bytes::mib(100);
+    let busy = incident.rows.iter().find(holds).unwrap();
+    assert!(["important", "activity-unknown"].contains(&busy.eligible.as_str()), "{busy:?}");
+    // What is idle in the important pool may follow; its busy worker never does.
+    house.record("nobody is left", |incident| incident.kind == Kind::Hold);
+    assert!(victims(&house).iter().all(|pid| *pid != busy.pid));
+    assert!(hog.is_alive(), "nobody named it");
+    assert!(workers(&container, "www").contains(&busy.pid));
+    drop(hog);
+    assert!(answer(important).ends_with("done 120"));
+    assert_eq!(container.oom_kills(), 0);
+    assert!(daemon.stop().success());
+}
+
+fn has_stacks(pid: u32) -> bool {
+    let out = Command::new(binary("nbguard")).args(["stack", "--json", &pid.to_string()]).output();
+    out.is_ok_and(|out| out.status.success())
 }

@@ -246,6 +246,24 @@ fn a_process_that_becomes_another_program_or_ends_is_told_from_one_that_is_read(
     assert!(said.contains("ended") || said.contains("no such process"), "{said}");
 }
 
+/// What a look costs once it is known where to look: the median of many. The bar is that of the
+/// release binary; without it this only notices when something is far off.
+#[test]
+fn a_look_costs_next_to_nothing() {
+    let Some(php) = php("names.php") else { return };
+    look_until(php.pid(), |stack| innermost(stack) == "sleep");
+    let output = nbguard(php.pid(), &["--json", "--repeat", "1ms", "--count", "300"]);
+    let said = text(&output.stdout);
+    let looks = said.lines().map(|line| serde_json::from_str::<Stack>(line).unwrap().took_us);
+    // The first one has to find PHP.
+    let mut took: Vec<u64> = looks.skip(1).collect();
+    took.sort_unstable();
+    let median = took[took.len() / 2];
+    println!("a look at {} frames: {median} µs", 9);
+    let released = std::env::var_os("NBGUARD_BIN_DIR").is_some();
+    assert!(median <= if released { 200 } else { 5_000 }, "{median} µs");
+}
+
 /// Other mount and pid namespaces, a name that is gone, and a process that is stopped.
 #[test]
 fn namespaces_deleted_programs_and_stopped_processes_are_no_obstacle() {

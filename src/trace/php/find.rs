@@ -198,27 +198,36 @@ fn look_into<M: RemoteMemory>(
     memory: &M,
     others: &[&str],
 ) -> Result<Found, Missing> {
-    let file = open_mapped(pid, mapping, is_program)?;
+    inspect(&open_mapped(pid, mapping, is_program)?, mapping, memory, others)
+}
+
+/// What an ELF file says, and the memory into which it is mapped.
+fn inspect<M: RemoteMemory>(
+    file: &File,
+    mapping: &Mapping<'_>,
+    memory: &M,
+    others: &[&str],
+) -> Result<Found, Missing> {
     let shown = crate::parse::escape(mapping.path, 256);
     let broken = |what: &str| Missing::Broken(format!("{shown}: {what}"));
     let size = file.metadata().map_err(|_| broken("has no size"))?.len();
-    is_mapped(&file, mapping, memory).map_err(|trouble| match trouble {
+    is_mapped(file, mapping, memory).map_err(|trouble| match trouble {
         Some(Trouble::Gone) => Missing::Gone,
         Some(Trouble::Denied) => Missing::Denied("its memory"),
         Some(trouble) => broken(&trouble.to_string()),
         None => broken("is not the file that is mapped"),
     })?;
-    let cache = ReadCache::new(&file);
+    let cache = ReadCache::new(file);
     let elf = Elf::read(&cache, size).map_err(&broken)?;
     let bias = mapping.start.wrapping_sub(elf.start);
     let mut wanted = ALWAYS.to_vec();
     wanted.extend(others);
-    let symbols = elf.symbols(&file, &wanted).map_err(broken)?;
+    let symbols = elf.symbols(file, &wanted).map_err(broken)?;
     let place = |symbol: Option<u64>| symbol.map(|symbol| bias.wrapping_add(symbol));
     if symbols[0].is_none() && symbols[2].is_none() {
         return Err(Missing::NotPhp);
     }
-    let version = elf.version(&file).ok_or(Missing::Hidden("it does not say which version"))?;
+    let version = elf.version(file).ok_or(Missing::Hidden("it does not say which version"))?;
     let (Some(executor), Some(sapi)) = (place(symbols[0]), place(symbols[1])) else {
         return Err(match symbols[2] {
             Some(_) => Missing::ThreadSafe { version },
@@ -445,4 +454,172 @@ fn position(text: &[u8], pattern: &[u8]) -> Option<usize> {
         at += skip[usize::from(text[at + last])];
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::remote::Image;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    const LOADED: u64 = 0x5555_0000_0000;
+
+    fn mapping() -> Mapping<'static> {
+        Mapping { start: LOADED, end: LOADED + 0x1000, offset: 0, inode: 1, path: b"/usr/bin/php" }
+    }
+
+    /// A file with the beginning of an ELF program, symbols, and a text.
+    fn elf(symbols: &[&str], text: &str) -> Vec<u8> {
+        let mut bytes = vec![0; 2048];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(16, &[3, 0, 62, 0, 1, 0, 0, 0]);
+        // Program headers at 64, sections at 128: one and five.
+        put(32, &64u64.to_le_bytes());
+        put(40, &128u64.to_le_bytes());
+        put(52, &[64, 0, 56, 0, 1, 0, 64, 0, 5, 0, 4, 0]);
+        put(64, &[1, 0, 0, 0, 4, 0, 0, 0]);
+        put(64 + 16, &0x1000u64.to_le_bytes());
+        put(64 + 32, &2048u64.to_le_bytes());
+        let names: String = symbols.iter().map(|name| format!("{name}\0")).collect();
+        let names = format!("\0{names}");
+        let headings = "\0.dynsym\0.dynstr\0.rodata\0.shstrtab\0";
+        let mut table = vec![0; 24];
+        let mut at = 1;
+        for (index, name) in symbols.iter().enumerate() {
+            table.extend((at as u32).to_le_bytes());
+            table.extend([0x11, 0, 9, 0]);
+            table.extend((0x3000 + index as u64 * 0x100).to_le_bytes());
+            table.extend(8u64.to_le_bytes());
+            at += name.len() + 1;
+        }
+        let sections: [(u32, u32, &[u8], u32); 4] = [
+            (1, 11, &table, 2),
+            (9, 3, names.as_bytes(), 0),
+            (17, 1, text.as_bytes(), 0),
+            (25, 3, headings.as_bytes(), 0),
+        ];
+        let mut place = 512;
+        for (index, (name, kind, content, link)) in sections.into_iter().enumerate() {
+            let head = 128 + 64 * (index + 1);
+            put(head, &name.to_le_bytes());
+            put(head + 4, &kind.to_le_bytes());
+            put(head + 24, &(place as u64).to_le_bytes());
+            put(head + 32, &(content.len() as u64).to_le_bytes());
+            put(head + 40, &link.to_le_bytes());
+            put(head + 56, &if index == 0 { 24u64 } else { 0 }.to_le_bytes());
+            put(place, content);
+            place += content.len().next_multiple_of(8);
+        }
+        bytes
+    }
+
+    fn inspected(bytes: &[u8], mapped: &[u8]) -> Result<Found, Missing> {
+        let mut file = unnamed();
+        file.write_all(bytes).unwrap();
+        let image = Image { pieces: vec![(LOADED, mapped.to_vec())] };
+        inspect(&file, &mapping(), &image, &["core_globals"])
+    }
+
+    /// A file of the temporary directory that is gone with its descriptor.
+    fn unnamed() -> File {
+        let path = std::env::temp_dir().join(format!(
+            "nbguard-elf-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        file
+    }
+
+    const GLOBALS: [&str; 3] = ["sapi_globals", "executor_globals", "core_globals"];
+    const TEXT: &str = "x\0X-Powered-By: PHP/8.3.8\0y";
+
+    #[test]
+    fn globals_are_where_the_file_says_plus_where_it_is_loaded() {
+        let bytes = elf(&GLOBALS, TEXT);
+        let found = inspected(&bytes, &bytes).unwrap();
+        let bias = LOADED - 0x1000;
+        assert_eq!((found.sapi, found.executor), (bias + 0x3000, bias + 0x3100));
+        assert_eq!(found.others, [Some(bias + 0x3200)]);
+        assert_eq!((found.version.as_str(), found.layout.version), ("8.3.8", (8, 3)));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_has_a_reason() {
+        let zts = ["executor_globals_offset", "sapi_globals_offset"];
+        let table: [(&[&str], &str, &str); 6] = [
+            (&["main"], TEXT, "no PHP runs"),
+            (&zts, TEXT, "PHP 8.3.8 is built thread-safe (ZTS)"),
+            (&GLOBALS, "X-Powered-By: PHP/7.4.33\0", "PHP 7.4.33 is not known here, only 8.1, 8.2"),
+            (&GLOBALS, "X-Powered-By: PHP/9.0.0-dev\0", "PHP 9.0.0-dev is not known here"),
+            (&GLOBALS, "X-Powered-By: PHP/", "which version"),
+            (&GLOBALS[1..], TEXT, "where its globals are"),
+        ];
+        for (symbols, text, why) in table {
+            let bytes = elf(symbols, text);
+            let said = inspected(&bytes, &bytes).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
+        }
+        let version = || "9".to_owned();
+        for missing in
+            [Missing::NoTable { version: version() }, Missing::ThreadSafe { version: version() }]
+        {
+            assert!(missing.to_string().contains("nbguard trace --snapshot"), "{missing}");
+        }
+        let bytes = elf(&GLOBALS, TEXT);
+        let other = elf(&["executor_globals", "sapi_globals"], TEXT);
+        let said = inspected(&bytes, &other).unwrap_err().to_string();
+        assert_eq!(said, "/usr/bin/php: is not the file that is mapped");
+        assert!(inspected(&bytes[..900], &bytes).is_err());
+        assert!(inspected(b"", &bytes).is_err());
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_lies() {
+        let mut file = unnamed();
+        for at in [0, 1, WINDOW - HEADER.len() - 1, WINDOW - 9, WINDOW - 1, WINDOW, 2 * WINDOW - 5]
+        {
+            let mut bytes = vec![b'X'; at];
+            bytes.extend(HEADER);
+            bytes.extend(b"8.5.2\0");
+            file.set_len(0).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            let found = search(&file, (0, bytes.len() as u64));
+            assert_eq!(found.as_deref(), Some("8.5.2"), "{at}");
+            assert_eq!(search(&file, (0, at as u64)), None, "{at}");
+        }
+        file.flush().unwrap();
+    }
+
+    #[test]
+    fn our_own_process_is_no_php() {
+        let pid = std::process::id();
+        let mapped = Mapped::of(pid).unwrap();
+        let memory = crate::trace::remote::ProcessMemory::of(pid);
+        assert_eq!(find(&mapped, &memory, &[]), Err(Missing::NotPhp));
+        assert!(!mapped.is_replaced() && !mapped.has_moved());
+        assert!(matches!(Mapped::of(u32::MAX), Err(Missing::Gone)));
+    }
+
+    proptest! {
+        // Each writes two files.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_the_file_is_it_is_refused_or_understood(
+            flips in proptest::collection::vec((0usize..900, any::<u8>()), 0..12),
+            cut in 0usize..2048,
+        ) {
+            let mut bytes = elf(&GLOBALS, TEXT);
+            for (at, byte) in flips {
+                bytes[at] = byte;
+            }
+            let whole = inspected(&bytes, &bytes);
+            prop_assert!(whole.is_err() || whole.is_ok_and(|found| found.others.len() == 1));
+            let _ = inspected(&bytes[..cut], &bytes);
+        }
+    }
 }
