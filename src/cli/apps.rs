@@ -293,7 +293,7 @@ fn tell(boxes: &[Box_], paint: Paint, out: &mut dyn Write) -> Result<(), Failure
             .flat_map(|app| app.processes.iter().map(move |process| (app, process)))
             .map(|(app, process)| process_row(app, process))
             .collect();
-        let headings = ["  >PID", "NAME", "APPLICATION", ">MEMORY", ">CPU", "ACTIVITY"];
+        let headings = ["  PID", "NAME", "APPLICATION", ">MEMORY", ">CPU", "ACTIVITY"];
         writeln!(out)?;
         write!(out, "{}", out::table(&headings, &rows))?;
     }

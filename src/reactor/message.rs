@@ -152,6 +152,11 @@ impl Reactor {
         let text = text.clone();
         let now = self.now();
         let Some((kill, holds)) = self.would_end(who) else { return };
+        // These words are for somebody who looks at a cell; a worker's pipe is its master's log.
+        let identity = self.domain(who).and_then(|domain| domain.identities.get(kill.root));
+        if identity.is_some_and(|identity| identity.claim.php().is_some()) {
+            return;
+        }
         if !self.messages.is_new(kill.root, notice, now) {
             return;
         }
