@@ -29,10 +29,10 @@ HOLD_STRING = 2000
 # Every script begins so: the first line of the answer says which worker runs it.
 PRELUDE = '<?php echo getmypid(), "\\n"; flush(); '
 # Takes memory in small pieces, which the worker keeps when the request is over, and waits until
-# every other worker of the pool has a request too.
+# every other worker of the pool has a request too. Constant strings opcache would make one of.
 HOLD_SCRIPT = PRELUDE + """
 $held = [];
-for ($n = 0; $n < (int) $_GET['pieces']; $n++) $held[] = str_repeat('x', %d);
+for ($n = 0; $n < (int) $_GET['pieces']; $n++) $held[] = str_repeat(chr(97 + $n %% 26), %d);
 while (!file_exists($_GET['until'])) { usleep(50000); clearstatcache(); }
 echo "held\\n";
 """ % HOLD_STRING
