@@ -19,7 +19,10 @@ RECORD = {
     "unattributed": "unattributed.count", "unattributed_memory": "unattributed.memory", "message": "message",
     "event_to_signal_us": "timings.event_to_signal_us", "signal_to_dead_us": "timings.signal_to_dead_us",
     "signal_to_back_us": "timings.signal_to_back_us", "total": "figures.total", "threshold": "figures.threshold",
-    "limit": "figures.limit",
+    "limit": "figures.limit", "process": "victim.name", "application": "rows.0.application",
+    "activity": "rows.0.activity", "listed": "rows.0.listed", "important": "cleaning.important.name",
+    "important_share": "cleaning.important.memory_share", "share_after": "cleaning.after.memory_share",
+    "stack": "stack.0",
 }
 # A notebook is a path in a record and a name in a scenario.
 NOTEBOOKS = ("notebook", "first_row")
