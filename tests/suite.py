@@ -387,17 +387,23 @@ def is_installed(package):
 
 
 def count_line(name, done):
-    """The last `N passed, N failed, N skipped` of a part that counts for itself."""
+    """The last `N passed, N failed, N skipped` of a part that counts for itself; FAIL and SKIP lines say which."""
     told = [found for line in done.out if (found := re.search(r"(\d+) passed, (\d+) failed, (\d+) skipped", line))]
     count = Count()
     if told:
         passed, failed, skipped = map(int, told[-1].groups())
-        count = Count(passed, [f"{name}: see the log"] * failed, [f"{name}: see the log"] * skipped)
+        count = Count(passed, named(name, "FAIL", failed, done.out), named(name, "SKIP", skipped, done.out))
     if (done.code != 0 or done.late or not told) and not count.failed:
         count.failed.append(done.why(name) if done.code != 0 or done.late else f"{name}: it told no count")
     if count.failed:
         show_tail(done)
     return count
+
+
+def named(name, word, number, lines):
+    """As many texts as were counted."""
+    found = [f"{name}: {line.removeprefix(word).strip()[:500]}" for line in lines if line.startswith(f"{word} ")]
+    return (found + [f"{name}: see the log"] * number)[:number]
 
 
 def count_unittest(name, done):
