@@ -26,7 +26,8 @@ LOGS = REPOSITORY / ".cache/test-logs"
 
 # One boot: these want the same host.
 ONE_BOOT = ["a-one-grows", "b-family-of-workers", "e1-shared-memory", "h-two-containers",
-            "k1-daemon-killed-before", "l1-limit-changes-while-watching", "p-protected", "r1-terminal-hog"]
+            "k1-daemon-killed-before", "l1-limit-changes-while-watching", "p-protected", "r1-terminal-hog",
+            "y1-php-goes-on", "y2-notebooks-idle-first", "y3-stacks-from-outside", "y4-php-tells-itself"]
 
 # Seconds. A whole run must end within 80 minutes whatever hangs; --all plays some hundred
 # scenarios at about 40 s each.
@@ -50,8 +51,9 @@ AGAIN_MAX = 3
 VM_CANNOT_RUN = 77
 WEB_CANNOT_RUN = 77
 DEMO_CANNOT_RUN = 4
-# tests/jupyter/run: the same.
+# tests/jupyter/run and tests/php/run: the same.
 JUPYTER_CANNOT_RUN = 77
+PHP_CANNOT_RUN = 77
 
 
 @dataclasses.dataclass
@@ -353,6 +355,57 @@ def part_jupyter():
     return again(count_unittest(name, done), once_more)
 
 
+# What the PHP extension is built with and tested on: Debian 12's. Other releases have another PHP.
+PHP = ["php8.2-cli", "php8.2-fpm", "php8.2-dev", "php8.2-xdebug", "libclang-dev", "libfcgi-bin"]
+
+
+def part_php():
+    """The extension, built and loaded into Debian's PHP: phpt, pools, stacks, and what it costs."""
+    name = "tests/php"
+    if not (REPOSITORY / "tests/php/run").exists():
+        return Count(skipped=[f"{name}: this tree has none"])
+    missing = [package for package in PHP if not is_installed(package)]
+    if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
+        return Count(skipped=[f"{name}: missing here: {' '.join(missing)} (as root on Debian 12 they are installed)"])
+    if missing:
+        say(f"  installing {' '.join(missing)}")
+        run("apt-get", ["apt-get", "-qq", "update"], 300)
+        done = run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 900)
+        if done.code != 0:
+            return Count(skipped=[f"{name}: {' '.join(missing)}: {' '.join(done.err[-1:])}"])
+    done = run(name, ["tests/php/run"], 1500,
+               env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None)
+    if done.code == PHP_CANNOT_RUN and not done.late:
+        return Count(skipped=[f"{name}: {' '.join(done.told()[-1:])}"])
+    return count_line(name, done)
+
+
+def is_installed(package):
+    shown = subprocess.run(["dpkg-query", "-W", "-f", "${db:Status-Status}", package],
+                           capture_output=True, text=True) if shutil.which("dpkg-query") else None
+    return shown is not None and shown.stdout == "installed"
+
+
+def count_line(name, done):
+    """The last `N passed, N failed, N skipped` of a part that counts for itself; FAIL and SKIP lines say which."""
+    told = [found for line in done.out if (found := re.search(r"(\d+) passed, (\d+) failed, (\d+) skipped", line))]
+    count = Count()
+    if told:
+        passed, failed, skipped = map(int, told[-1].groups())
+        count = Count(passed, named(name, "FAIL", failed, done.out), named(name, "SKIP", skipped, done.out))
+    if (done.code != 0 or done.late or not told) and not count.failed:
+        count.failed.append(done.why(name) if done.code != 0 or done.late else f"{name}: it told no count")
+    if count.failed:
+        show_tail(done)
+    return count
+
+
+def named(name, word, number, lines):
+    """As many texts as were counted."""
+    found = [f"{name}: {line.removeprefix(word).strip()[:500]}" for line in lines if line.startswith(f"{word} ")]
+    return (found + [f"{name}: see the log"] * number)[:number]
+
+
 def count_unittest(name, done):
     text = "\n".join(done.err)
     ran = re.search(r"^Ran (\d+) tests?", text, re.M)
@@ -493,6 +546,9 @@ def part_vm(what, scenarios, guard="nbguard", guest="trixie", seconds=2700):
             continue
         result = json.loads(line)
         left.remove(result["scenario"])
+        if "skipped" in result:
+            count.skipped.append(f"{what}: {result['scenario']}: {result['skipped']}")
+            continue
         wrong = "; ".join(result.get("wrong", [])) or result.get("broken", "")
         if "broken" in result or result["pass"] is False:
             count.failed.append(f"{what}: {result['scenario']}: {wrong[:1000]}")
@@ -523,6 +579,7 @@ def parts(options):
     if not options.quick:
         yield "guest image", part_image
     yield "nbguard-jupyter", part_jupyter
+    yield "PHP extension", part_php
     # From here on nothing else runs: these look at the clock.
     yield "nbguard demo", part_demo
     yield "status page in Chromium", part_page

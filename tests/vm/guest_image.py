@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import guest_recipe
+import php_recipe
 from guest_recipe import GUESTS, ImageError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -35,38 +36,56 @@ def cache_dir():
 
 def image_key(suite):
     """A hash of everything the image of this suite is built from."""
+    return hash_of(suite, guest_recipe)
+
+
+def hash_of(name, recipe):
     digest = hashlib.sha256()
-    digest.update(suite.encode())
-    digest.update(pathlib.Path(guest_recipe.__file__).read_bytes())
+    digest.update(name.encode())
+    digest.update(pathlib.Path(recipe.__file__).read_bytes())
     return digest.hexdigest()[:16]
 
 
 def ensure_image(suite, say):
     """The folder with disk.ext4, vmlinuz, initrd and kernel-version of this suite; builds it when missing."""
+    return ensure(suite, image_key(suite), say,
+                  lambda work: guest_recipe.build_image(suite, debian_mirror(), work, say))
+
+
+def ensure_php(say):
+    """The disk with the root file system of PHP containers."""
+    name = f"php{php_recipe.VERSION}"
+    folder = ensure(name, hash_of(name, php_recipe), say,
+                    lambda work: php_recipe.build_image(debian_mirror(), work, say))
+    return folder / "disk.ext4"
+
+
+def ensure(name, key, say, build):
+    """The folder of an image in the cache: found, waited for, or built now."""
     cache = cache_dir()
-    folder = cache / f"{suite}-{image_key(suite)}"
+    folder = cache / f"{name}-{key}"
     if folder.is_dir():
         return folder
     if os.geteuid() != 0:
-        raise NeedsRoot(f"the {suite} guest is not in {cache}, and only root can make it")
+        raise NeedsRoot(f"the {name} guest is not in {cache}, and only root can make it")
     cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{suite}.lock", "w") as lock:
+    with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():  # another run built it while this one waited
             return folder
         started = time.monotonic()
-        say(f"building the {suite} guest (once; kept in {cache})")
-        work = cache / f".build-{suite}-{os.getpid()}"
+        say(f"building the {name} guest (once; kept in {cache})")
+        work = cache / f".build-{name}-{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            guest_recipe.build_image(suite, debian_mirror(), work, say)
+            build(work)
             shutil.rmtree(work / "root")
             os.rename(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        remove_old_images(cache, suite, folder)
-        say(f"guest {suite} built in {time.monotonic() - started:.0f} s")
+        remove_old_images(cache, name, folder)
+        say(f"guest {name} built in {time.monotonic() - started:.0f} s")
     return folder
 
 
@@ -93,9 +112,9 @@ def known_mirror():
     return None
 
 
-def remove_old_images(cache, suite, keep):
+def remove_old_images(cache, name, keep):
     """Images of older keys and builds that nobody finished; a VM that runs from one keeps its open file."""
-    for folder in cache.glob(f"{suite}-*"):
+    for folder in cache.glob(f"{name}-*"):
         if folder != keep and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
     for folder in cache.glob(".build-*"):

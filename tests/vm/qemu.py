@@ -33,7 +33,7 @@ class BootFailed(Exception):
 class Guest:
     """A running virtual machine. Use it as a context: it is killed at the end, come what may."""
 
-    def __init__(self, image, payload, folder, memory_mib, cmdline, attempt):
+    def __init__(self, image, disks, folder, memory_mib, cmdline, attempt):
         self.console = folder / f"console-{attempt}.log"
         self.results = folder / f"results-{attempt}.jsonl"
         self.console.write_bytes(b"")
@@ -46,7 +46,7 @@ class Guest:
             "-monitor", "none", "-serial", f"file:{self.console}", "-serial", f"file:{self.results}",
             "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd"),
             "-drive", f"file={image / 'disk.ext4'},if=virtio,format=raw,cache=unsafe",
-            "-drive", f"file={payload},if=virtio,format=raw,cache=unsafe",
+            *[word for disk in disks for word in ("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe")],
             "-append", f"{BASE_CMDLINE} {cmdline}".strip(),
         ]
         self.started = time.monotonic()

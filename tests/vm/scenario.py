@@ -95,6 +95,17 @@ def patterns(value):
     return value
 
 
+def pattern_each(value):
+    if not isinstance(value, dict):
+        raise ValueError("wants a table of patterns")
+    for one in value.values():
+        try:
+            re.compile(text(one))
+        except (re.error, ValueError) as error:
+            raise ValueError(f"wants a table of patterns, {one!r}: {error}") from None
+    return value
+
+
 def table(value):
     if not isinstance(value, dict):
         raise ValueError("wants a table")
@@ -128,9 +139,12 @@ NOTEBOOK = {
     "launcher": (one_of("server", "papermill"), "server"),
 }
 PROCESS = {
-    "name": (name, REQUIRED), "kind": (one_of("terminal", "daemon"), "terminal"),
+    "name": (name, REQUIRED), "kind": (one_of("terminal", "daemon", "exec"), "terminal"),
     "command": (text, REQUIRED), "start": (seconds, 0.0),
 }
+PHP = {"extension": (flag, False), "opcache": (flag, True), "settings": (labels, {})}
+POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "settings": (labels, {})}
+REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
 CONTAINER = {
@@ -138,6 +152,7 @@ CONTAINER = {
     "env": (labels, {}), "init": (flag, False), "shm_size": (size, 1 << 30), "user": (number, 1000),
     "cgroup_parent": (name, None), "mounts": (texts, []), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
     "process": ([PROCESS], ()), "file": ([FILE], ()),
+    "php": (PHP, None), "pool": ([POOL], ()), "request": ([REQUEST], ()),
 }
 # Every field of a fault that says when: at a time, or when something happened (README.md, "Faults").
 EVENTS = ("high", "warned", "episode", "ended", "restarted")
@@ -148,7 +163,8 @@ FAULT = {
     "action": (one_of(*ACTIONS), REQUIRED), "container": (name, None), "arguments": (text, ""),
 }
 EXPECT = {
-    "ended": (texts, []), "ended_times": (counts, {}), "told": (patterns, {}),
+    "ended": (texts, []), "ended_times": (counts, {}), "ended_order": (texts, []), "told": (patterns, {}),
+    "answered": (pattern_each, {}), "workers_ended": (counts, {}),
     "lives": (either(one_of("all others"), texts), "all others"),
     "server_lives": (flag, True), "oom_kill": (either(number, one_of("allowed", "some")), 0),
     "max_events": (number, None), "freed_at_least": (size, None), "shm_left": (size, None),
@@ -245,8 +261,10 @@ def check_references(scenario, wrong):
     if not names:
         wrong.append("container: wants at least one")
     known = set(all_members(scenario))
-    if len(known) < sum(len(c["notebook"]) + len(c["process"]) for c in scenario["container"]):
-        wrong.append("container: a notebook or process name is used twice in one container")
+    if len(known) < sum(len(members_of(c)) for c in scenario["container"]):
+        wrong.append("container: a notebook, process or request name is used twice in one container")
+    for container in scenario["container"]:
+        check_php(container, wrong)
     for index, fault in enumerate(scenario["fault"]):
         if (fault["at"] is None) == (fault["on"] is None):
             wrong.append(f"fault[{index}]: wants either at or on")
@@ -255,17 +273,48 @@ def check_references(scenario, wrong):
     expect = scenario["expect"]
     lives = expect["lives"] if isinstance(expect["lives"], list) else []
     for key, values in (("ended", expect["ended"]), ("ended_times", expect["ended_times"]), ("told", expect["told"]),
-                        ("lives", lives),
+                        ("ended_order", expect["ended_order"]), ("answered", expect["answered"]), ("lives", lives),
                         ("alone.ended", scenario["alone"]["ended"] or [])):
         for value in values:
             if resolve(value, known) is None:
-                wrong.append(f"expect.{key}: there is no single notebook or process {value}")
+                wrong.append(f"expect.{key}: there is no single notebook, process or request {value}")
+    pools = [f"{c['name']}/{pool['name']}" for c in scenario["container"] for pool in c["pool"]]
+    for value in expect["workers_ended"]:
+        if resolve(value, pools) is None:
+            wrong.append(f"expect.workers_ended: there is no single pool {value}")
 
 
 def all_members(scenario):
-    """Every notebook and process as container/name."""
+    """Every notebook, process and request as container/name."""
     return [f"{container['name']}/{one['name']}" for container in scenario["container"]
-            for one in container["notebook"] + container["process"]]
+            for one in members_of(container)]
+
+
+def members_of(container):
+    return container["notebook"] + container["process"] + container["request"]
+
+
+def check_php(container, wrong):
+    """A container has php-fpm or a notebook server in it, not both; a request wants its pool."""
+    where, pools = container["name"], [pool["name"] for pool in container["pool"]]
+    if len(set(pools)) < len(pools):
+        wrong.append(f"container {where}: a pool name is used twice")
+    for request in container["request"]:
+        if request["pool"] not in pools:
+            wrong.append(f"container {where}: there is no pool {request['pool']} for the request {request['name']}")
+    if pools and container["notebook"]:
+        wrong.append(f"container {where}: has pools, so it can have no notebooks")
+    for process in container["process"]:
+        if pools and process["kind"] != "exec":
+            wrong.append(f"container {where}: has pools, so {process['name']} wants kind = \"exec\"")
+
+
+def wants_php(scenario):
+    return any(container["pool"] for container in scenario["container"])
+
+
+def wants_extension(scenario):
+    return any(container["php"]["extension"] for container in scenario["container"])
 
 
 def resolve(short, known):

@@ -1,13 +1,16 @@
 """The parser of scenarios and the verdict on facts: quick, no VM. python3 -m unittest discover tests/vm"""
 
 import pathlib
+import socket
 import sys
 import tempfile
+import threading
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE / "guest")]
 
+import fastcgi  # noqa: E402
 import scenario as scenarios  # noqa: E402
 import verdict  # noqa: E402
 
@@ -35,6 +38,33 @@ record = [{ kind = "kill", notebook = "grows", freed = { min = 10 } }]
 """
 
 
+PHP = """
+title = "t"
+[[container]]
+name = "web"
+memory = "300M"
+php.extension = true
+[[container.pool]]
+name = "shop"
+[[container.pool]]
+name = "reports"
+workers = 4
+hold = "40M"
+[[container.request]]
+name = "order"
+pool = "shop"
+code = "echo 'done';"
+[[container.process]]
+name = "cron"
+kind = "exec"
+command = "true"
+[expect]
+ended = ["cron"]
+answered = { order = '^done$' }
+workers_ended = { reports = { min = 1 }, shop = 0 }
+"""
+
+
 class Parser(unittest.TestCase):
     def test_a_small_scenario_gets_every_default(self):
         one = parse(SMALL)
@@ -44,6 +74,14 @@ class Parser(unittest.TestCase):
         self.assertEqual(one["host"], {"memory": 3 << 30, "swap": 0, "cmdline": ""})
         self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
         self.assertEqual(one["expect"]["lives"], "all others")
+
+    def test_pools_and_requests_get_every_default(self):
+        one = parse(PHP)
+        web = one["container"][0]
+        self.assertEqual(web["php"], {"extension": True, "opcache": True, "settings": {}})
+        self.assertEqual([(pool["workers"], pool["hold"]) for pool in web["pool"]], [(2, 0), (4, 40 << 20)])
+        self.assertTrue(scenarios.wants_php(one) and scenarios.wants_extension(one))
+        self.assertFalse(scenarios.wants_php(parse(SMALL)) or scenarios.wants_extension(parse(SMALL)))
 
     def test_every_shipped_scenario_is_valid_and_foresees_what_the_kernel_does(self):
         found = sorted((HERE / "scenarios").glob("*.toml"))
@@ -63,12 +101,19 @@ class Parser(unittest.TestCase):
             "wrong size": (SMALL.replace('"640M"', '"640 apples"'), "container[0].memory: wants a size"),
             "wrong kind of value": (SMALL.replace('["grows"]', '"grows"'), "expect.ended: wants a list of texts"),
             "missing name": (SMALL.replace('name = "idle"', ""), "container[0].notebook[1].name: missing"),
-            "no such notebook": (SMALL.replace('["grows"]', '["growz"]'), "expect.ended: there is no single notebook or process growz"),
+            "no such notebook": (SMALL.replace('["grows"]', '["growz"]'), "expect.ended: there is no single notebook, process or request growz"),
             "a name twice": (SMALL.replace('"idle"', '"grows"'), "used twice"),
             "a fault without a time": (SMALL + '[[fault]]\naction = "kill-daemon"\n', "fault[0]: wants either at or on"),
             "an unknown action": (SMALL + '[[fault]]\nat = 1\naction = "explode"\n', "fault[0].action: wants one of"),
             "a table for a list": ("title = 't'\n[container]\nname = 'x'\n", "container: wants [[container]] tables"),
             "no container": ("title = 't'\n", "container: missing"),
+            "a request without its pool": (PHP.replace('pool = "shop"', 'pool = "shup"'), "there is no pool shup for the request order"),
+            "a pool twice": (PHP.replace('"reports"', '"shop"'), "container web: a pool name is used twice"),
+            "notebooks beside pools": (PHP.replace("[[container.request]]", '[[container.notebook]]\nname = "n"\n[[container.request]]'), "can have no notebooks"),
+            "a terminal without a server": (PHP.replace('kind = "exec"', 'kind = "terminal"'), 'cron wants kind = "exec"'),
+            "no such pool": (PHP.replace("shop = 0 }", "shup = 0 }"), "expect.workers_ended: there is no single pool shup"),
+            "no such request": (PHP.replace("answered = { order", "answered = { ordre"), "there is no single notebook, process or request ordre"),
+            "a broken pattern": (PHP.replace("'^done$'", "'('"), "expect.answered: wants a table of patterns, '('"),
             "not TOML": ("title = \n", "case.toml: Invalid value"),
         }
         for what, (text, wanted) in cases.items():
@@ -107,7 +152,7 @@ def facts(**changes):
     """A run in which the guard ended `grows` in time and all else lives."""
     life = {"pid": 10, "born": 0, "died": 900, "by": "other"}
     base = {
-        "trouble": [], "oom_victims": [], "checks": [], "faults": [], "timed_out": False, "lowest_available": None,
+        "trouble": [], "workers": [], "oom_victims": [], "checks": [], "faults": [], "timed_out": False, "lowest_available": None,
         "seen": {"high": 700, "episode": 710}, "seconds": {"total": 30.0},
         "members": {
             "lab/grows": {"kind": "notebook", "lives": [life], "alive": False, "answers": None, "cell": "running",
@@ -186,6 +231,46 @@ class Verdict(unittest.TestCase):
                 self.assertEqual(line["pass"], right, line["wrong"])
         self.assertFalse(self.judge(self.changed("lab/idle", streams=[warned]), text)["pass"])
 
+    def test_what_became_of_requests_and_workers(self):
+        life = {"pid": 10, "born": 0, "died": None, "by": None}
+        member = {"lives": [life], "alive": True, "answers": None, "cell": "ok", "error": None, "left_behind": 0,
+                  "ended": 0, "streams": [], "body": "done"}
+        order = dict(member, kind="request")
+        cron = dict(member, kind="process", alive=False, ended=1, lives=[dict(life, died=5)])
+        idle = {"pool": "web/reports", "pid": 11, "born": 0, "died": 7, "by": "other", "served": None}
+        lab = facts()["containers"]["lab"]
+
+        def judged(order=order, workers=(idle,)):
+            seen = facts(members={"web/order": order, "web/cron": cron}, workers=list(workers), incidents=[],
+                         containers={"web": lab})
+            return self.judge(seen, PHP)
+
+        self.assertEqual(judged()["wrong"], [])
+        self.assertEqual(judged()["workers_ended"], {"web/reports": [[7, None]]})
+        cut = dict(order, cell="cut", alive=False, ended=1, error="status 200", lives=[dict(life, died=6)])
+        for wanted, line in {
+                "web/order ended": judged(cut),
+                "web/order got no whole answer: cut": judged(cut),
+                "web/order was answered with an error: boom": judged(dict(order, cell="error", error="boom")),
+                "was answered 'half', not '^done$'": judged(dict(order, body="half")),
+                "0 workers of reports ended": judged(workers=[dict(idle, died=None)]),
+                "1 workers of shop ended, not 0": judged(workers=[idle, dict(idle, pool="web/shop")])}.items():
+            with self.subTest(wanted):
+                self.assertIn(wanted, "; ".join(line["wrong"]))
+
+    def test_the_order_of_ends(self):
+        def seen(first, second):
+            both = facts()
+            both["members"]["lab/grows"]["lives"][0]["died"] = first
+            both["members"]["lab/idle"] = dict(both["members"]["lab/grows"], lives=[
+                dict(both["members"]["lab/grows"]["lives"][0], died=second)])
+            return both
+
+        text = SMALL.replace('["grows"]', '["grows", "idle"]\nended_order = ["grows", "idle"]')
+        self.assertEqual(self.judge(seen(5, 9), text)["wrong"], [])
+        for first, second in ((9, 5), (None, 5)):
+            self.assertIn("ended in the order", "; ".join(self.judge(seen(first, second), text)["wrong"]))
+
     def test_record_values(self):
         record = facts()["incidents"][0]
         for wanted, fits in (({"notebook": "grows"}, True), ({"notebook": "idle"}, False), ({"freed": {"min": 20}}, True),
@@ -194,6 +279,49 @@ class Verdict(unittest.TestCase):
                              ({"victim.notebook": "/home/jovyan/grows.ipynb"}, True)):
             with self.subTest(wanted):
                 self.assertEqual(verdict.fits(record, wanted), fits)
+
+
+class Socket:
+    """Takes one connection and answers it as told."""
+
+    def __init__(self, folder, answer):
+        self.path = f"{folder}/fpm.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(1)
+        threading.Thread(target=self.serve, args=[answer], daemon=True).start()
+
+    def serve(self, answer):
+        connection, _ = self.listener.accept()
+        with self.listener, connection:
+            self.asked = connection.recv(65536)
+            connection.sendall(answer)
+
+
+class FastCgi(unittest.TestCase):
+    OUT = fastcgi.record(fastcgi.STDOUT, b"Status: 404 Not Found\r\nX: y\r\n\r\n17\nmissing")
+    END = fastcgi.record(fastcgi.END, b"\0" * 8)
+
+    def ask(self, answer):
+        with tempfile.TemporaryDirectory() as folder:
+            server = Socket(folder, answer)
+            bodies = []
+            found = fastcgi.ask(server.path, "/srv/x.php", "/x.php?a=" + "b" * 200, bodies.append, seconds=10)
+            return found, bodies, server.asked
+
+    def test_an_answer_with_its_end_is_whole(self):
+        found, bodies, asked = self.ask(self.OUT + fastcgi.record(fastcgi.STDERR, b"warning") + self.END)
+        self.assertEqual((found.whole, found.status, found.body, found.errors), (True, 404, "17\nmissing", "warning"))
+        self.assertEqual(bodies, ["17\nmissing"])
+        self.assertIn(b"SCRIPT_FILENAME/srv/x.php", asked)
+        # More than 127 bytes: four bytes of length.
+        self.assertIn(b"\x0b\x80\0\0\xd1REQUEST_URI", asked)
+
+    def test_an_answer_without_its_end_is_not(self):
+        for answer in (b"", self.OUT, self.OUT + self.END[:10], self.OUT[:-3],
+                       self.OUT + fastcgi.record(fastcgi.END, b"\0\0\0\x01" + b"\0" * 4)):
+            with self.subTest(len(answer)):
+                self.assertFalse(self.ask(answer)[0].whole)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ RECORD = {
     "unattributed": "unattributed.count", "unattributed_memory": "unattributed.memory", "message": "message",
     "event_to_signal_us": "timings.event_to_signal_us", "signal_to_dead_us": "timings.signal_to_dead_us",
     "signal_to_back_us": "timings.signal_to_back_us", "total": "figures.total", "threshold": "figures.threshold",
-    "limit": "figures.limit",
+    "limit": "figures.limit", "process": "victim.name", "application": "rows.0.application",
+    "activity": "rows.0.activity", "listed": "rows.0.listed", "important": "cleaning.important.name",
+    "important_share": "cleaning.important.memory_share", "share_after": "cleaning.after.memory_share",
+    "stack": "stack.0",
 }
 # A notebook is a path in a record and a name in a scenario.
 NOTEBOOKS = ("notebook", "first_row")
@@ -54,6 +57,7 @@ def judge_members(scenario, facts):
         member = facts["members"][resolve(short, facts["members"])]
         if not in_range(member["ended"], times):
             wrong.append(f"{short} ended {member['ended']} times, not {times}")
+    wrong += judge_order(expect["ended_order"], facts) + judge_php(expect, facts)
     ended = {resolve(short, facts["members"]) for short in expect["ended"]}
     alive = set(facts["members"]) - ended if expect["lives"] == "all others" else \
         {resolve(short, facts["members"]) for short in expect["lives"]}
@@ -65,6 +69,8 @@ def judge_members(scenario, facts):
             wrong.append(f"{name} does not live")
         elif member["kind"] == "notebook" and not member["answers"]:
             wrong.append(f"{name} lives but gives no answer")
+        elif member["cell"] == "error" and member["kind"] == "request":
+            wrong.append(f"{name} was answered with an error: {member['error']}")
     for name, member in facts["members"].items():
         if member["ended"] and member["left_behind"]:
             wrong.append(f"{name} ended but left {member['left_behind']} of its processes behind")
@@ -74,6 +80,33 @@ def judge_members(scenario, facts):
                 wrong.append(f"the server of {name} is gone")
             elif not container["server_answers"]:
                 wrong.append(f"the server of {name} gives no answer")
+    return wrong
+
+
+def judge_order(wanted, facts):
+    """These ended one after the other."""
+    names = [resolve(short, facts["members"]) for short in wanted]
+    died = {name: max((life["died"] for life in facts["members"][name]["lives"] if life["died"] is not None), default=None)
+            for name in names}
+    found = sorted((name for name in names if died[name] is not None), key=died.get)
+    return [] if found == names else [f"ended in the order {found}, not {names}: {died}"]
+
+
+def judge_php(expect, facts):
+    """Answers that have to come whole, and how many workers of each pool ended."""
+    wrong = []
+    for short, pattern in expect["answered"].items():
+        name = resolve(short, facts["members"])
+        member = facts["members"][name]
+        if member["cell"] != "ok":
+            wrong.append(f"{name} got no whole answer: {member['cell']}, {member['error']}")
+        elif not re.search(pattern, member["body"] or ""):
+            wrong.append(f"{name} was answered {member['body'][-200:]!r}, not {pattern!r}")
+    pools = {worker["pool"] for worker in facts["workers"]}
+    for short, times in expect["workers_ended"].items():
+        ended = sum(1 for worker in facts["workers"] if worker["pool"] == resolve(short, pools) and worker["died"] is not None)
+        if not in_range(ended, times):
+            wrong.append(f"{ended} workers of {short} ended, not {times}")
     return wrong
 
 
@@ -209,6 +242,15 @@ def lookup(record, path):
     return record
 
 
+def workers_ended(facts):
+    """Pool -> when each of its workers that ended did so, and in the middle of what."""
+    found = {}
+    for worker in facts["workers"]:
+        if worker["died"] is not None:
+            found.setdefault(worker["pool"], []).append([worker["died"], worker["served"]])
+    return found
+
+
 def brief(record, also=()):
     """A record in one line of a report."""
     keys = dict.fromkeys(["kind", "reason", "container", "notebook", *also])
@@ -219,6 +261,7 @@ def timings(facts):
     """When the threshold was crossed, when the first victim was dead, when its memory was back; ms after go."""
     deaths = [life["died"] for member in facts.get("members", {}).values() for life in member["lives"]
               if life["died"] is not None]
+    deaths += [worker["died"] for worker in facts.get("workers", []) if worker["died"] is not None]
     seen = facts.get("seen", {})
     crossed, dead = seen.get("episode"), min(deaths, default=None)
     backs = [c["back"] for c in facts.get("containers", {}).values() if c.get("back") is not None]
@@ -250,6 +293,7 @@ def tell_story(facts):
     members, containers = facts["members"], facts["containers"]
     return {
         "ended": {name: m["ended"] for name, m in members.items() if m["ended"]},
+        "workers_ended": workers_ended(facts),
         "lives": sorted(name for name, m in members.items() if m["alive"]),
         "oom_kill": oom_kills(facts), "oom_victims": facts["oom_victims"],
         "timings": facts["timings"],

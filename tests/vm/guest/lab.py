@@ -88,8 +88,7 @@ class Container:
     def run_command(self):
         spec = self.spec
         command = ["docker", "run", "-d", "--name", self.name, "--hostname", self.name, "--network", "none",
-                   "-v", "/usr:/usr:ro", "-v", "/etc:/etc:ro", "-v", "/opt/vm/guest/tools:/opt/tools:ro",
-                   "-v", f"{self.home}:/home/jovyan", "-w", "/home/jovyan", "--user", str(spec["user"]),
+                   "-v", f"{self.home}:/home/jovyan", "-w", "/home/jovyan", "--user", str(self.user),
                    "--shm-size", str(spec["shm_size"]), "-e", "HOME=/home/jovyan", "-e", "USER=jovyan",
                    "-e", "JUPYTER_RUNTIME_DIR=/home/jovyan/.local/share/jupyter/runtime",
                    "-e", "OPENBLAS_NUM_THREADS=1"]
@@ -101,13 +100,25 @@ class Container:
             command.append("--init")
         if spec["cgroup_parent"]:
             command.append(f"--cgroup-parent={spec['cgroup_parent']}")
-        for mount in spec["mounts"]:
+        for mount in self.binds() + spec["mounts"]:
             command += ["-v", mount]
         for key, value in spec["labels"].items():
             command += ["--label", f"{key}={value}"]
         for key, value in spec["env"].items():
             command += ["-e", f"{key}={value}"]
-        return command + [IMAGE, "/usr/bin/python3", "/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
+        return command + [IMAGE, *self.words()]
+
+    @property
+    def user(self):
+        return self.spec["user"]
+
+    def binds(self):
+        """What of the guest is seen in the container."""
+        return ["/usr:/usr:ro", "/etc:/etc:ro", "/opt/vm/guest/tools:/opt/tools:ro"]
+
+    def words(self):
+        """Its first process."""
+        return ["/usr/bin/python3", "/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
 
     def lay_out_home(self):
         """The home folder with the server's orders and the scenario's files; big ones are sparse."""
@@ -122,9 +133,10 @@ class Container:
                 os.truncate(path, file["size"])
         server = self.spec["server"]
         orders = {"ballast_mib": server["ballast"] >> 20, "grow_mib": server["grow"] >> 20,
-                  "notebooks": self.spec["notebook"], "processes": self.spec["process"]}
+                  "notebooks": self.spec["notebook"],
+                  "processes": [one for one in self.spec["process"] if one["kind"] != "exec"]}
         (self.home / ".spec.json").write_text(json.dumps(orders))
-        run(["chown", "-R", f"{self.spec['user']}:{self.spec['user']}", str(self.home)])
+        run(["chown", "-R", f"{self.user}:{self.user}", str(self.home)])
         os.chmod(self.home, 0o777)
 
     def connect(self):
@@ -150,10 +162,35 @@ class Container:
         self.events.put({"event": "server-gone", "at": time.monotonic()})
 
     def command(self, what):
+        if what == "go":
+            self.start_execs()
         try:
             self.socket.sendall((json.dumps({"do": what}) + "\n").encode())
         except OSError:
             pass  # a dead server shows as server-gone
+
+    def start_execs(self):
+        for process in self.spec["process"]:
+            if process["kind"] == "exec":
+                threading.Timer(process["start"], self.start_exec, [process]).start()
+
+    def start_exec(self, process):
+        """`docker exec`: what somebody on the host puts into the container, no child of anything in it."""
+        file = f".{process['name']}.pid"
+        try:
+            run(["docker", "exec", "-d", self.name, "/bin/sh", "-c",
+                 f"echo $$ >/home/jovyan/{file}.new; mv /home/jovyan/{file}.new /home/jovyan/{file}; "
+                 f"exec {process['command']}"])
+            deadline = time.monotonic() + DOCKER_SECONDS
+            while not (self.home / file).exists():
+                if time.monotonic() > deadline:
+                    raise LabError(f"{process['name']} did not start")
+                time.sleep(0.02)
+            self.events.put({"event": "process", "at": time.monotonic(), "process": process["name"],
+                             "pid": int((self.home / file).read_text())})
+        except (LabError, OSError, ValueError) as error:
+            self.events.put({"event": "trouble", "at": time.monotonic(), "process": process["name"],
+                             "text": str(error)})
 
     def wait_ready(self, seconds):
         """Until every kernel is up and set up; returns what was told on the way."""

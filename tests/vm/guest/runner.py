@@ -16,6 +16,7 @@ import traceback
 
 import guard as guards
 from lab import LabError, Container, import_image, remove_all, run, start_all
+from php import PhpContainer
 from watch import Watch
 
 RESULTS = "/dev/ttyS1"
@@ -64,7 +65,7 @@ def main():
 def run_scenario(scenario, guard, port):
     """One scenario from a clean host to a clean host; whatever goes wrong is told as `trouble`."""
     began = time.monotonic()
-    containers = [Container(spec) for spec in scenario["container"]]
+    containers = [(PhpContainer if spec["pool"] else Container)(spec) for spec in scenario["container"]]
     facts = {"trouble": []}
     try:
         set_swap(scenario["host"]["swap"])
@@ -179,12 +180,14 @@ def collect(watch, shm_before):
             "kind": member.kind, "lives": lives, "alive": member.alive, "answers": getattr(member, "answers", None),
             "cell": member.cell, "error": member.error, "left_behind": watch.left_behind(member),
             "ended": sum(1 for life in lives if life["died"] is not None),
-            "streams": [dict(one, at=since_go(one["at"])) for one in member.streams][:10]}
+            "streams": [dict(one, at=since_go(one["at"])) for one in member.streams][:10], "body": member.body}
+    workers = [{**one.lives[0], "pool": one.name, "died": since_go(one.lives[0]["died"]), "served": one.served,
+                "born": since_go(one.lives[0]["born"])} for one in watch.workers]
     containers = {c.name: container_facts(c, watch, shm_before, since_go) for c in watch.containers}
     victims = [dict(victim, at=since_go(victim["at"])) for victim in watch.oom_victims]
     seen = {f"{event} {container}" if container else event: since_go(moment)
             for (event, container), moment in watch.seen.items()}
-    return {"members": members, "containers": containers, "oom_victims": victims, "seen": seen,
+    return {"members": members, "workers": workers, "containers": containers, "oom_victims": victims, "seen": seen,
             "faults": [{"action": f["action"], "at": since_go(f["done"])} for f in watch.faults],
             "lowest_available": min((free for _, free in watch.mem_available), default=None)}
 
@@ -192,7 +195,7 @@ def collect(watch, shm_before):
 def container_facts(container, watch, shm_before, since_go):
     gauge = watch.gauges[container.name]
     removed = getattr(container, "removed", False)
-    deaths = [life["died"] for member in watch.members if member.container is container
+    deaths = [life["died"] for member in watch.members + watch.workers if member.container is container
               for life in member.lives if life["died"] is not None]
     facts = {"events": {key: gauge.counted(key) for key in ("high", "max", "oom", "oom_kill")},
              "peak": max(usage for _, usage in gauge.samples), "last": gauge.samples[-1][1],

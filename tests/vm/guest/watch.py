@@ -24,7 +24,10 @@ NEAR = 0.01
 
 
 class Member:
-    """A notebook or a process of the scenario, over all its lives."""
+    """A notebook, a process or a PHP request of the scenario, over all its lives.
+
+    A request lives as long as its worker, until its answer has come.
+    """
 
     def __init__(self, container, spec, kind):
         self.name = f"{container.name}/{spec['name']}"
@@ -36,6 +39,7 @@ class Member:
         self.error = None
         self.answered = None
         self.streams = []
+        self.body = None
 
     @property
     def alive(self):
@@ -45,9 +49,24 @@ class Member:
         """Nothing more is to come from it."""
         if self.kind == "process":
             return bool(self.lives) and not self.alive
+        if self.kind == "request":
+            return self.cell in ("ok", "error", "cut")
         if self.lives and not self.alive:
             return len(self.lives) > self.spec["restart"]
         return not self.spec["code"] or self.cell in ("ok", "error")
+
+
+class Worker:
+    """A worker of an fpm pool, from fork to end, and what it served at its end."""
+
+    kind = "worker"
+
+    def __init__(self, container, pool, pid, born):
+        self.name = f"{container.name}/{pool}"
+        self.container = container
+        self.lives = [{"pid": pid, "born": born, "died": None, "by": None}]
+        self.serves = None
+        self.served = None
 
 
 class Gauge:
@@ -102,10 +121,12 @@ class Watch:
         self.containers = containers
         self.guard = guard
         self.members = [Member(c, spec, kind) for c in containers
-                        for kind, specs in (("notebook", c.spec["notebook"]), ("process", c.spec["process"]))
+                        for kind, specs in (("notebook", c.spec["notebook"]), ("process", c.spec["process"]),
+                                            ("request", c.spec["request"]))
                         for spec in specs]
         self.poll = select.poll()
-        self.pidfds = {}  # descriptor -> (member or None, life)
+        self.workers = []
+        self.pidfds = {}  # descriptor -> (member or worker, life)
         self.owners = {}  # pid -> member name
         self.gauges = {}
         self.seen = {}    # event -> when, first time
@@ -129,10 +150,16 @@ class Watch:
     def take_event(self, container, event):
         """What a server told, put to the member it is about."""
         what = event["event"]
-        who = event.get("notebook") or event.get("process")
+        who = event.get("notebook") or event.get("process") or event.get("request")
         member = self.member(f"{container.name}/{who}") if who else None
         if what in ("kernel", "process"):
-            self.add_life(member, event)
+            self.add_life(member, event["at"], container.host_pid(event["pid"]))
+        elif what == "worker":
+            self.add_worker(container, event)
+        elif what == "serving":
+            self.begin_request(member, event)
+        elif what == "answer":
+            self.end_request(member, event)
         elif what == "running":
             member.cell = "running"
         elif what == "finished":
@@ -151,21 +178,59 @@ class Watch:
     def member(self, name):
         return next((one for one in self.members if one.name == name), None)
 
-    def add_life(self, member, event):
-        pid = member.container.host_pid(event["pid"])
-        life = {"pid": pid, "born": event["at"], "died": None, "by": None}
+    def add_life(self, member, born, pid):
+        life = {"pid": pid, "born": born, "died": None, "by": None}
         member.lives.append(life)
         if pid is None:  # it came and went before anybody could look
-            life["died"] = event["at"]
+            life["died"] = born
             return
         self.owners[pid] = member.name
+        self.wait_for_death(member, life)
+
+    def wait_for_death(self, who, life):
         try:
-            descriptor = os.pidfd_open(pid)
+            descriptor = os.pidfd_open(life["pid"])
         except ProcessLookupError:
             life["died"] = time.monotonic()
             return
-        self.pidfds[descriptor] = (member, life)
+        self.pidfds[descriptor] = (who, life)
         self.poll.register(descriptor, select.POLLIN)
+
+    def add_worker(self, container, event):
+        worker = Worker(container, event["pool"], event["host_pid"], event["at"])
+        self.workers.append(worker)
+        self.owners[event["host_pid"]] = worker.name
+        self.wait_for_death(worker, worker.lives[0])
+
+    def begin_request(self, member, event):
+        member.cell = "running"
+        self.add_life(member, event["at"], member.container.host_pid(event["pid"]))
+        if worker := self.worker_of(member):
+            worker.serves = member.name
+
+    def worker_of(self, member):
+        """The worker that has the request, also when it is dead."""
+        pid = member.lives[-1]["pid"] if member.lives else None
+        return next((one for one in reversed(self.workers) if pid and one.lives[0]["pid"] == pid), None)
+
+    def end_request(self, member, event):
+        """A whole answer outlives its worker: one that was asked to end goes as soon as it has answered."""
+        member.cell, member.error, member.body = event["status"], event["error"], event["body"]
+        if not member.lives:
+            member.lives.append({"pid": None, "born": event["at"], "died": None, "by": None})
+        life, worker = member.lives[-1], self.worker_of(member)
+        if event["status"] == "cut":
+            life["died"] = life["died"] or event["at"]
+            return
+        life["died"] = life["by"] = None
+        if worker:
+            worker.serves = worker.served = None
+            self.owners[worker.lives[0]["pid"]] = worker.name
+        for descriptor, (who, _) in list(self.pidfds.items()):
+            if who is member:
+                self.poll.unregister(descriptor)
+                os.close(descriptor)
+                del self.pidfds[descriptor]
 
     def begin(self):
         """The last look before anything happens."""
@@ -214,6 +279,8 @@ class Watch:
         os.close(descriptor)
         life["died"] = time.monotonic()
         self.read_kmsg()
+        if member.kind == "worker":
+            member.served = member.serves
         life["by"] = "kernel" if any(v["pid"] == life["pid"] for v in self.oom_victims) else "other"
         self.see("ended", member.container.name)
 
@@ -282,6 +349,11 @@ class Watch:
             key = re.sub(r"\W", "_", container.name)
             env[f"CGROUP_{key}"] = str(container.cgroup)
             env[f"ID_{key}"] = str(container.id)
+        for member in self.members:
+            if member.alive and member.lives[-1]["pid"]:
+                env[f"PID_{re.sub(r'[^A-Za-z0-9]', '_', member.spec['name'])}"] = str(member.lives[-1]["pid"])
+        for container in self.containers:
+            env[f"PID_{re.sub(r'[^A-Za-z0-9]', '_', container.name)}"] = str(container.pid)
         target = target or self.containers[0]
         env.update(CGROUP=str(target.cgroup), ID=str(target.id), SCOPE=pathlib.Path(target.cgroup).name)
         return env
