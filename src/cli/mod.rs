@@ -316,6 +316,8 @@ mod tests {
             assert!(!examples.is_empty(), "{name} has no example");
             for example in examples {
                 let words = example.split(" | ").next().unwrap_or(example).split_whitespace();
+                // As a shell would.
+                let words = words.map(|word| word.trim_matches('\''));
                 let line = std::iter::once("nbguard").chain(words.take_while(|w| *w != "&&"));
                 if !example.starts_with("nbguard") && example.starts_with(name) {
                     Cli::try_parse_from(line).unwrap_or_else(|e| panic!("{example}: {e}"));
