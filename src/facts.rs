@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 use crate::ids::ProcKey;
-use crate::units::Bytes;
+use crate::units::{Bytes, Moment};
 
 /// Why a figure is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -272,6 +272,8 @@ pub struct Proc {
     pub comm: Comm,
     /// `R`, `S`, `D`, `Z`, … of the whole process: `Z` when all its threads have ended.
     pub state: u8,
+    /// Clock ticks that it ran so far, in user and in kernel mode, all its threads together.
+    pub ticks: u64,
     /// Resident set with everything shared in it: an upper bound of what an end gives back.
     pub rss: Bytes,
     /// Which container of the domain it is in (a slice or the host holds several).
@@ -296,4 +298,56 @@ pub struct ProcMemory {
     pub anon: Bytes,
     pub shmem: Bytes,
     pub swap: Bytes,
+}
+
+/// Whether a process is at work. The texts (which function, which script) are kept beside it,
+/// by [`ProcKey`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// In a function, a request or a cell: since when, where that was said.
+    Busy { since: Option<Moment>, by: Source },
+    /// At work on nothing, at the latest since then.
+    Idle { since: Moment, by: Source },
+    /// Never taken for idle.
+    Unknown(Why),
+}
+
+/// Who says whether a process is busy, the best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The page that the tracer inside the interpreter stamps.
+    Tracer,
+    /// A call stack that was read from outside.
+    Stack,
+    /// CPU time alone: it did not rise.
+    Cpu,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Tracer => "tracer",
+            Source::Stack => "stack",
+            Source::Cpu => "cpu",
+        }
+    }
+}
+
+impl Activity {
+    /// For how long it has surely been idle. `None`: it is busy, or nobody knows.
+    pub fn idle_for(self, now: Moment) -> Option<std::time::Duration> {
+        match self {
+            Activity::Idle { since, .. } => Some(now.since(since)),
+            Activity::Busy { .. } | Activity::Unknown(_) => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Activity::Busy { .. } => "busy",
+            Activity::Idle { .. } => "idle",
+            Activity::Unknown(_) => "unknown",
+        }
+    }
 }

@@ -41,7 +41,7 @@
 //! | 0 | [`units`] [`ids`] [`facts`] [`report`] | be values |
 //! | 1 | [`policy`] [`parse`] [`config`] | turn values into values; `now` is an argument |
 //! | 2 | [`sys`] [`roots`] | make one system call; know where `/proc` is. Only `sys` is unsafe |
-//! | 3 | [`host`] [`runtime`] [`act`] [`trace`] [`observe`] | read; recognise; kill and move; read tracers; format and write |
+//! | 3 | [`host`] [`runtime`] [`act`] [`trace`] [`observe`] | read; recognise; kill and move; read tracers and interpreters; format and write |
 //! | 4 | [`reactor`] | wait for events, and log |
 //! | 5 | [`cli`] and `src/bin` | talk to people |
 

@@ -5,6 +5,7 @@
 //! A key that changes its name or meaning is an entry in the changelog.
 
 pub mod counters;
+pub mod stack;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +56,48 @@ pub struct Incident {
     /// Whether the notebook was told: `written: cell`, `written: log`, or `skipped: …` with the
     /// reason (`act::message::Skip`).
     pub message: String,
-    /// What the victim was running, innermost frame first, where it could be had.
+    /// What the victim was running at the warning step or the last call, innermost frame first,
+    /// where it could be had; `timings` say how long before.
     pub stack: Vec<String>,
+    /// Under `idle-first`: for whose sake, and how much that one has.
+    pub cleaning: Option<Box<Cleaning>>,
+}
+
+/// What `idle-first` stands on: the applications and their shares.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Cleaning {
+    /// `memory` or `cpu`: what `ratio` is a share of.
+    pub resource: String,
+    pub ratio: f64,
+    /// What the shares are shares of, in words.
+    pub of: String,
+    /// `enough` or `all`.
+    pub clear: String,
+    /// The application for whose sake others end, as it was when that was decided.
+    pub important: Option<Application>,
+    /// The same when the tree was dead.
+    pub after: Option<Application>,
+    /// All of them, the largest first. Bounded.
+    pub applications: Vec<Application>,
+    /// How many are not essential, and how many of them it takes.
+    pub candidates: u32,
+    pub needed: u32,
+    /// The episode that ended the first one of this shortage, and the how many-th this one is.
+    pub first: Option<String>,
+    pub number: u32,
+}
+
+/// A php-fpm pool, a PHP script, mod_php or a notebook, with all its processes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Application {
+    pub name: String,
+    pub processes: u32,
+    /// What their end gives back.
+    pub memory: Bytes,
+    pub memory_share: Option<f64>,
+    pub cpu_share: Option<f64>,
+    /// Above the ratio.
+    pub over: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -126,6 +167,13 @@ pub struct Row {
     /// `yes`, or the reason why it may not be ended.
     pub eligible: String,
     pub because: String,
+    /// What it works for: `pool:www`, `script:/srv/job.php`, `apache`, a notebook's path.
+    pub application: Option<String>,
+    /// Under `idle-first`: `busy`, `idle` or `unknown`, and for how long it is idle.
+    pub activity: Option<String>,
+    pub idle_s: Option<u64>,
+    /// … which list names it: `deny` or `allow`, and the pattern.
+    pub listed: Option<String>,
     pub members: Vec<ProcessRecord>,
 }
 
@@ -179,6 +227,9 @@ pub struct Timings {
     pub event_to_signal_us: Option<u64>,
     pub signal_to_dead_us: Option<u64>,
     pub signal_to_back_us: Option<u64>,
+    /// How old `stack` was at the decision.
+    #[serde(default)]
+    pub stack_to_decision_us: Option<u64>,
 }
 
 // What the HTTP interface answers: the guard's view of now, where an incident is its view of then.
@@ -243,7 +294,7 @@ pub struct ContainerView {
     /// What all notebooks hold together.
     pub sum: Bytes,
     pub ratio: f64,
-    /// `largest` or `growing`.
+    /// `largest`, `growing` or `idle-first`.
     pub policy: String,
     pub dry_run: bool,
     pub paused: bool,
@@ -257,6 +308,8 @@ pub struct ContainerView {
     pub servers: Vec<ProcessRecord>,
     pub unattributed: Unattributed,
     pub would: Would,
+    /// Under `idle-first`.
+    pub cleaning: Option<Box<Cleaning>>,
 }
 
 /// One notebook, with all its processes.
@@ -280,6 +333,11 @@ pub struct NotebookView {
     /// `yes`, or why it may not be ended.
     pub eligible: String,
     pub because: String,
+    /// As in a [`Row`].
+    pub application: Option<String>,
+    pub activity: Option<String>,
+    pub idle_s: Option<u64>,
+    pub listed: Option<String>,
     /// Bounded; `processes_total` is not.
     pub processes: Vec<ProcessRecord>,
     pub processes_total: u32,

@@ -5,10 +5,11 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
 use nix::unistd::read;
@@ -103,6 +104,15 @@ impl Roots {
     /// What `openat` said.
     pub fn open_process(&self, pid: u32, file: &str) -> Result<OwnedFd, Errno> {
         openat(self.proc(), PidPath::new(pid, file)?.as_c_str(), READ, Mode::empty())
+    }
+
+    /// Where the link `/proc/<pid>/<file>` says it leads, in the process's own mount namespace.
+    ///
+    /// # Errors
+    /// What `readlinkat` said.
+    pub fn read_process_link(&self, pid: u32, file: &str) -> Result<Vec<u8>, Errno> {
+        let link = readlinkat(self.proc(), PidPath::new(pid, file)?.as_c_str())?;
+        Ok(link.into_vec())
     }
 
     /// The root directory of the process, in whatever mount namespace: only to open below it.

@@ -39,6 +39,9 @@ pub enum Spare {
     Tracker,
     /// Small, and nobody has read its argv yet.
     Unread,
+    /// What a worker has started, while the worker itself is asked to finish: a signal that asks
+    /// a worker of php-fpm would end these.
+    Later,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,6 +192,9 @@ impl Job {
     pub fn escalate<S: Signals>(&mut self, signals: &mut S, signal: i32) {
         self.signal = signal;
         self.rung += 1;
+        for member in self.members.iter_mut().filter(|m| m.spare == Spare::Later) {
+            member.spare = Spare::No;
+        }
         for member in self.members.iter_mut().filter(|m| m.spare == Spare::No && m.is_left()) {
             member.standing = Standing::Open;
             signal_one(signals, member, signal);
@@ -220,7 +226,7 @@ impl Job {
         let trackers_over = self.main_dead_at.is_some_and(|dead| now.since(dead) >= TRACKER_TIME);
         for member in &mut self.members {
             let over = match member.spare {
-                Spare::No => false,
+                Spare::No | Spare::Later => false,
                 Spare::Unread => unread_over,
                 Spare::Tracker => trackers_over,
             };
@@ -277,6 +283,11 @@ impl Job {
     /// When the last but the trackers was found dead.
     pub fn dead_at(&self) -> Option<Moment> {
         self.main_dead_at
+    }
+
+    /// Whether those that belong to it are asked to finish: nobody is looked for then.
+    pub fn asks(&self) -> bool {
+        self.signal == libc::SIGQUIT
     }
 
     pub fn rung(&self) -> u8 {
@@ -400,6 +411,25 @@ mod tests {
         let mut job = Job::with_room(8);
         job.begin(Moment(0), libc::SIGKILL);
         job
+    }
+
+    #[test]
+    fn who_is_asked_to_finish_keeps_its_children_until_the_last_rung() {
+        let mut signals = recorder(&[(10, 100), (11, 110)]);
+        let mut job = Job::with_room(8);
+        job.begin(Moment(0), libc::SIGQUIT);
+        let sent =
+            job.add(&mut signals, &[target(10, 100, Spare::No), target(11, 110, Spare::Later)]);
+        assert_eq!((sent, &signals.sent[..]), (1, &[(10, libc::SIGQUIT)][..]));
+        assert!(job.asks() && !job.main_is_dead());
+        job.expire(Moment(60_000_000), &mut signals);
+        assert_eq!(signals.sent.len(), 1, "time alone ends nobody");
+        job.died(Moment(1), 0);
+        assert!(!job.main_is_dead(), "what it has started is of its tree");
+        job.escalate(&mut signals, libc::SIGKILL);
+        assert_eq!(signals.sent[1..], [(11, libc::SIGKILL)]);
+        job.died(Moment(2), 1);
+        assert!(job.main_is_dead() && !job.asks());
     }
 
     #[test]

@@ -9,12 +9,15 @@ use serde::Serialize;
 use crate::act;
 use crate::act::state::{Changed, StateFile};
 use crate::cli::exit::Failure;
+use crate::cli::inside::now;
 use crate::cli::restore;
-use crate::config::{Config, ContainerFacts, Protection, Settings};
+use crate::config::{Config, ContainerFacts, Policy, Protection, Settings};
 use crate::facts::{Figures, HostMemory, HostMode, Limit, Mode, Proc};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Found};
 use crate::host::{self, Group, Hierarchies, memory, procs};
+use crate::policy::activity::{Activities, Nature};
+use crate::policy::clean::{self, Inside};
 use crate::policy::decide::{self, Case, Exclusion, Scale, Screen, Verdict, View};
 use crate::policy::explain::Facts;
 use crate::policy::identity::Identities;
@@ -22,7 +25,8 @@ use crate::policy::orders::{Order, Orders, Whom};
 use crate::policy::rank::{GroupMemory, Ranking, status_budget};
 use crate::policy::telling::{self, Bounds, Told};
 use crate::policy::tree::{Context, Forest};
-use crate::report::{ProcessRecord, Row, Unattributed, Would};
+use crate::reactor::inside;
+use crate::report::{Cleaning, ProcessRecord, Row, Unattributed, Would};
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
 use crate::units::{Bytes, Share};
@@ -70,6 +74,8 @@ pub struct Look {
     pub servers: Vec<ProcessRecord>,
     pub unattributed: Unattributed,
     pub would: Would,
+    /// Under `idle-first`: the applications and their shares.
+    pub cleaning: Option<Box<Cleaning>>,
     #[serde(skip)]
     pub settings: Settings,
 }
@@ -130,7 +136,7 @@ impl World {
         let protection = config.protection_for(&facts);
         let noted = self.noted(&found.id, group.id().0).cloned();
         let scale = Scale::of(&figures, foreign_high(&figures, noted.as_ref()), &self.host);
-        let seen = self.see(&group, container, &figures)?;
+        let seen = self.see(&group, container, &figures, &settings)?;
         let judged = self.judge(seen, found, container, &figures, &settings, &protection, scale);
         let wall = wall_now();
         let paused = self.orders.pause(Some(&found.id), wall).map(Order::origin);
@@ -162,6 +168,7 @@ impl World {
             servers: judged.servers,
             unattributed: judged.unattributed,
             would: judged.would,
+            cleaning: judged.cleaning,
             figures,
             settings,
         })
@@ -183,11 +190,12 @@ impl World {
         notes
     }
 
-    fn see(
+    pub(super) fn see(
         &mut self,
         group: &Group,
         container: &Container,
         figures: &Figures,
+        settings: &Settings,
     ) -> Result<Seen, host::group::Error> {
         let mut pids = Vec::new();
         group.pids(0, &mut pids, &mut self.buffer)?;
@@ -202,6 +210,10 @@ impl World {
         }
         let context = Context { inits: &[container.pid1], guard: &[std::process::id()] };
         seen.forest.build(&seen.procs, &seen.ids, &context);
+        if settings.policy == Policy::IdleFirst {
+            let is_denied = |proc: &Proc| clean::is_denied(proc, settings);
+            seen.forest.deny(&seen.procs, &seen.ids, is_denied);
+        }
         Ok(seen)
     }
 
@@ -233,8 +245,20 @@ impl World {
         let open = telling::as_if_short(actual.measure().copied(), settings);
         let paused = self.orders.pause(Some(&found.id), wall).is_some();
         let mut verdict = Verdict::NeedPss;
+        let cleans = settings.policy == Policy::IdleFirst;
+        let activities = if cleans { self.hear(&seen) } else { Activities::default() };
         for round in 0..ROUNDS_MAX {
-            let late = round + 1 == ROUNDS_MAX;
+            // Of activity no more is known than what was heard.
+            let late = cleans || round + 1 == ROUNDS_MAX;
+            let of_container = |_| Some(settings);
+            let known = Inside {
+                ids: &seen.ids,
+                activities: &activities,
+                settings: &of_container,
+                now: now(),
+                clearing: false,
+                spent: false,
+            };
             let case = Case {
                 forest: &seen.forest,
                 procs: &seen.procs,
@@ -244,6 +268,7 @@ impl World {
                 baseline: None,
                 paused,
                 late,
+                inside: Some(&known),
             };
             verdict = screen.decide(&case, &mut ranking);
             if verdict != Verdict::NeedPss {
@@ -255,6 +280,7 @@ impl World {
             }
             ranking.learn(&seen.procs);
         }
+        let of_container = |_| Some(settings);
         let told = Told {
             procs: &seen.procs,
             ids: &seen.ids,
@@ -262,7 +288,9 @@ impl World {
             screen: &screen,
             ranking: &ranking,
             verdict: &verdict,
+            settings: &of_container,
         };
+        let cleaning = told.cleaning(settings).map(Box::new);
         let mut rows = told.rows(Bounds::NONE);
         for workload in seen.forest.workloads() {
             let order =
@@ -283,8 +311,10 @@ impl World {
             usage: figures.usage,
             unreclaimable: figures.unreclaimable(),
             threshold,
+            cleaning: cleaning.as_deref(),
         };
         Judged {
+            cleaning: cleaning.clone(),
             would: told.would(&rows, &facts),
             rows,
             servers: told.servers(usize::MAX),
@@ -292,6 +322,22 @@ impl World {
             threshold,
             short: actual.is_passed(),
         }
+    }
+
+    /// Who is at work, as far as one look can tell: by the pages of tracers. Of a kernel's stack it
+    /// would only be known that it is idle since now.
+    fn hear(&mut self, seen: &Seen) -> Activities {
+        let mut activities = Activities::default();
+        activities.look(now(), &seen.procs);
+        for proc in &seen.procs {
+            let claim = seen.ids.get(proc.key).map(|identity| &identity.claim);
+            if claim.is_some_and(|claim| Nature::of(claim) == Nature::Php) {
+                let dir = Path::new(inside::DIR);
+                inside::hear_page(&self.roots, dir, proc.key, &mut self.buffer)
+                    .tell(&mut activities, now());
+            }
+        }
+        activities
     }
 
     /// `status` of every process: nobody is waiting for a signal here.
@@ -303,11 +349,12 @@ impl World {
     }
 }
 
+/// Who is in a container.
 #[derive(Default)]
-struct Seen {
-    procs: Vec<Proc>,
-    ids: Identities,
-    forest: Forest,
+pub(super) struct Seen {
+    pub procs: Vec<Proc>,
+    pub ids: Identities,
+    pub forest: Forest,
     memory: Option<GroupMemory>,
 }
 
@@ -318,6 +365,7 @@ struct Judged {
     threshold: Bytes,
     short: bool,
     would: Would,
+    cleaning: Option<Box<Cleaning>>,
 }
 
 /// A `memory.high` that is not ours: what was found when ours was set, or what stands there.

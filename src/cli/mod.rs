@@ -1,21 +1,25 @@
 //! The command `nbguard`: every option defined once, here; each command in a file of its own.
 //! Commands print and return how they ended. Only those that command the daemon need it.
 
+pub mod apps;
 pub mod capture;
 pub mod check;
 pub mod control;
 pub mod daemon;
 pub mod demo;
+pub mod deny;
 pub mod doc;
 pub mod doctor;
 pub mod exit;
 pub mod files;
 pub mod incidents;
+pub mod inside;
 pub mod look;
 pub mod out;
 pub mod ps;
 pub mod restore;
 pub mod set_memory_high;
+pub mod stack;
 pub mod top;
 pub mod trace;
 
@@ -90,6 +94,26 @@ touches nothing but the cgroup and the folder that it makes for itself.")]
   nbguard ps --json | jq '.containers[] | {name, would}'")]
     Ps(ps::PsArgs),
 
+    /// What processes work for: applications, what they use, and who of them is at work
+    #[command(after_help = "Examples:
+  sudo nbguard apps
+  sudo nbguard apps --container web --resource cpu --ratio 5%
+  sudo nbguard apps --json | jq '.containers[].applications[] | select(.over)'
+
+An application is a php-fpm pool, a PHP script, an Apache with PHP in it, or a notebook. A process
+is busy or idle as its tracer says or its call stack shows, else by its CPU time; what nobody can
+tell is unknown.")]
+    Apps(apps::AppsArgs),
+
+    /// Propose a deny list from what stays idle for a while; changes nothing
+    #[command(after_help = "Examples:
+  sudo nbguard deny --learn 1h
+  sudo nbguard deny --learn 10m --container web | sudo tee /etc/nbguard/conf.d/50-deny.toml
+
+What is printed is a drop-in of the configuration, with the evidence as comments. Read it before
+it is used: a process that was idle for an hour may be needed once a day.")]
+    Deny(deny::DenyArgs),
+
     /// The same, live: containers, notebooks, pressure, incidents
     #[command(after_help = "Examples:
   nbguard top
@@ -157,6 +181,18 @@ are kept over a restart of the daemon.")]
   sudo nbguard unprotect thesis.ipynb
   sudo nbguard unprotect lab")]
     Unprotect(control::UnprotectArgs),
+
+    /// What a PHP or Python process is running, from outside: it is not stopped, and nothing is
+    /// loaded into it
+    #[command(after_help = "Examples:
+  sudo nbguard stack 4242
+  sudo nbguard stack 4242 --json | jq '.threads[0].frames[].function'
+  sudo nbguard stack 4242 --repeat 10ms --count 100
+  sudo nbguard stack 4242 --watch memory --watch '$total'
+
+Reading another process takes CAP_SYS_PTRACE. A place is, in PHP as in its own backtraces, where
+the function was called; in Python where the function stands.")]
+    Stack(stack::StackArgs),
 
     /// Write what the guard sees of this host into a directory, for a bug report
     #[command(after_help = "Examples:
@@ -241,6 +277,8 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Doc(args) => doc::run(&args, out),
         Command::Doctor(args) => doctor::run(config, &args, out),
         Command::Ps(args) => ps::run(config, &args, out),
+        Command::Apps(args) => apps::run(config, &args, out),
+        Command::Deny(args) => deny::run(config, &args, out),
         Command::Top(args) => top::run(config, &args, out),
         Command::Incidents(args) => incidents::run(config, &args, out),
         Command::Trace(args) => trace::run(&args, out),
@@ -249,6 +287,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Protect(args) => control::protect(config, &args, out),
         Command::Unprotect(args) => control::unprotect(config, &args, out),
         Command::Capture(args) => capture::run(config, &args, out),
+        Command::Stack(args) => stack::run(&args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),
         Command::SetMemoryHigh(args) => set_memory_high::run(&args),

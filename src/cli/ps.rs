@@ -142,6 +142,12 @@ fn details(look: &Look, paint: Paint, out: &mut dyn Write) -> Result<(), Failure
         let rows: Vec<Vec<String>> = look.rows.iter().map(incidents::cells).collect();
         write!(out, "{}", indented(&out::table(&incidents::RANKING, &rows)))?;
     }
+    if let Some(made) = &look.cleaning {
+        for row in &look.rows {
+            writeln!(out, "  {}: {}", row.pid, safe(&row.because, LINE_MAX))?;
+        }
+        write!(out, "{}", indented(&incidents::cleaning(made)))?;
+    }
     for server in &look.servers {
         writeln!(
             out,

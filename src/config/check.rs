@@ -8,7 +8,7 @@ use super::keys::Section;
 use super::quantity::{duration_text, share_text};
 use super::read::{Place, Places};
 use super::rules::{Overlay, below, between};
-use super::{Config, Settings, Signal};
+use super::{Config, Policy, Settings, Signal};
 
 /// Something wrong, and where.
 pub(super) struct Finding {
@@ -30,13 +30,17 @@ pub(super) fn all(
     let grace_matters = failed.contains("signals")
         || !only_kill(&config.defaults.signals)
         || config.rules.iter().any(|rule| rule.changes.signals.is_some());
+    let cleans = failed.contains("policy")
+        || config.defaults.policy == Policy::IdleFirst
+        || config.rules.iter().any(|rule| rule.changes.policy == Some(Policy::IdleFirst));
     let default = Table {
         section: Section::Default,
         path: "default",
         settings: config.defaults.clone(),
         places,
         failed,
-        grace_matters,
+        grace_matters: grace_matters || cleans,
+        cleans,
     };
     let mut findings = default.findings();
     for (rule, (path, places)) in config.rules.iter().zip(rule_places) {
@@ -59,7 +63,12 @@ struct Table<'a> {
     places: &'a Places,
     failed: &'a HashSet<&'static str>,
     grace_matters: bool,
+    /// Some container is guarded by `idle-first`.
+    cleans: bool,
 }
+
+/// Keys that count under `idle-first` alone.
+const CLEANS: [&str; 7] = ["resource", "ratio", "idle_for", "clear", "important", "deny", "allow"];
 
 impl Table<'_> {
     fn findings(&self) -> Vec<Finding> {
@@ -71,7 +80,38 @@ impl Table<'_> {
         ]
         .into_iter()
         .flatten()
+        .chain(CLEANS.iter().filter_map(|key| self.cleans_without_effect(key)))
+        .chain(self.denies_everything())
         .collect()
+    }
+
+    fn cleans_without_effect(&self, key: &'static str) -> Option<Finding> {
+        let default = Settings::default();
+        let settings = &self.settings;
+        let is_default = match key {
+            "resource" => settings.resource == default.resource,
+            "ratio" => settings.ratio == default.ratio,
+            "idle_for" => settings.idle_for == default.idle_for,
+            "clear" => settings.clear == default.clear,
+            "important" => settings.important == default.important,
+            "deny" => settings.deny == default.deny,
+            _ => settings.allow == default.allow,
+        };
+        let place = self.place(key).filter(|_| !self.cleans && !is_default)?;
+        let message = format!("`{key}` has no effect: no container's policy is \"idle-first\"");
+        let fault =
+            Fault::new(place.span.clone(), message).hint("policy = \"idle-first\" would use it");
+        let path = format!("{}.{key}", self.path);
+        Some(Finding { severity: Severity::Warning, place: place.clone(), path, fault })
+    }
+
+    fn denies_everything(&self) -> Option<Finding> {
+        let place = self.place("deny").filter(|_| self.cleans)?;
+        self.settings.deny.iter().find(|glob| glob.is_everything())?;
+        let fault = Fault::new(place.span.clone(), "this denies everything that is not protected")
+            .hint("terminals, cron jobs and the like end as well; name what may go");
+        let path = format!("{}.deny", self.path);
+        Some(Finding { severity: Severity::Warning, place: place.clone(), path, fault })
     }
 
     fn warning_below_threshold(&self) -> Option<Finding> {

@@ -119,6 +119,64 @@ impl LabelGlob {
     }
 }
 
+/// The name of a process, or of an application behind `app:`, each as a pattern.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NameGlob {
+    Process(Glob),
+    Application(Glob),
+}
+
+impl NameGlob {
+    /// What stands before the name of an application.
+    pub const APPLICATION: &str = "app:";
+    /// The kernel keeps so many bytes of a process's name (proc_pid_comm(5)).
+    const COMM_LEN: usize = 15;
+
+    /// # Errors
+    /// A sentence that says what is wrong with the pattern.
+    pub fn new(pattern: &str) -> Result<NameGlob, &'static str> {
+        match pattern.strip_prefix(Self::APPLICATION) {
+            Some("") => Err("the application's name is missing after `app:`"),
+            Some(name) => Ok(NameGlob::Application(Glob::new(name)?)),
+            None if pattern.contains('/') => Err("a process is named without its folder"),
+            None => Ok(NameGlob::Process(Glob::new(pattern)?)),
+        }
+    }
+
+    /// Whether this is the name of a process, as far as the kernel has kept it: one that is written
+    /// out in full matches its own beginning.
+    pub fn is_process(&self, comm: &[u8]) -> bool {
+        let NameGlob::Process(glob) = self else { return false };
+        let written = glob.0.as_bytes();
+        let is_exact = !written.iter().any(|byte| matches!(byte, b'*' | b'?'));
+        if is_exact && written.len() > Self::COMM_LEN {
+            return written[..Self::COMM_LEN] == *comm;
+        }
+        // A name that is no text matches no pattern of letters; what it is made of is not guessed.
+        std::str::from_utf8(comm).is_ok_and(|comm| glob.matches(comm))
+    }
+
+    pub fn is_application(&self, name: &str) -> bool {
+        matches!(self, NameGlob::Application(glob) if glob.matches_path(name))
+    }
+
+    /// Whether this matches every process, or every application.
+    pub fn is_everything(&self) -> bool {
+        let (NameGlob::Process(glob) | NameGlob::Application(glob)) = self;
+        glob.is_everything()
+    }
+}
+
+impl fmt::Display for NameGlob {
+    /// As it stands in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameGlob::Process(glob) => glob.fmt(f),
+            NameGlob::Application(glob) => write!(f, "{}{glob}", Self::APPLICATION),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +239,33 @@ mod tests {
         assert!(LabelGlob::new("=x").is_err());
         assert!(LabelGlob::new("x=").is_err());
         assert!(LabelGlob::new("").is_err());
+    }
+
+    #[test]
+    fn names_of_processes_and_of_applications() {
+        for (pattern, comm, application, expected) in [
+            ("sleep", "sleep", "", (true, false)),
+            ("sleep", "sleeper", "sleep", (false, false)),
+            ("back*", "backup", "backup", (true, false)),
+            // The kernel has cut it.
+            ("a-very-long-daemon-name", "a-very-long-dae", "", (true, false)),
+            ("a-very-long-daemon-name", "a-very-long-da", "", (false, false)),
+            ("a-very-long-d", "a-very-long-dae", "", (false, false)),
+            ("app:pool:www", "pool:www", "pool:www", (false, true)),
+            ("app:pool:*", "", "pool:www", (false, true)),
+            ("app:a.ipynb", "", "/home/j/a.ipynb", (false, true)),
+            ("app:script:/srv/*", "", "script:/srv/cron.php", (false, true)),
+            ("app:pool:www", "", "pool:www2", (false, false)),
+        ] {
+            let glob = NameGlob::new(pattern).unwrap();
+            let found = (glob.is_process(comm.as_bytes()), glob.is_application(application));
+            assert_eq!(found, expected, "{pattern} on {comm}, {application}");
+            assert_eq!(glob.to_string(), pattern);
+        }
+        assert!(!NameGlob::new("s*").unwrap().is_process(b"s\xff"), "no text");
+        for wrong in ["", "app:", "/usr/bin/sleep"] {
+            assert!(NameGlob::new(wrong).is_err(), "{wrong}");
+        }
     }
 
     /// The textbook table: `table[i][j]` = the first i of the pattern match the first j of the text.

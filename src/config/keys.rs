@@ -11,7 +11,7 @@ use super::settings::{
     RecordSettings,
 };
 use super::value::{Item, Kind, Outcome, names, put};
-use super::{Gate, Policy, Scope};
+use super::{Clear, Gate, Policy, Resource, Scope};
 use crate::units::{Bytes, Share};
 
 /// One key.
@@ -104,8 +104,9 @@ impl Section {
                 "What a notebook is told, in the output of its running cell, in any language. \
                  {notebook} (its path), {container}, {memory} (what it holds), {usage} (of all, \
                  without what can be reclaimed), {total}, {share} (usage of total), {warning} and \
-                 {threshold} stand for the figures of that moment; {{ is a brace. An empty text \
-                 says nothing."
+                 {threshold} stand for the figures of that moment, {running} for \"while running \
+                 `merge` in cell 7\", where its frames say so, else for nothing; {{ is a brace. An \
+                 empty text says nothing."
             }
             Section::Http => {
                 "Metrics, the status page and the figures as JSON. Read-only, and answered by the \
@@ -316,9 +317,9 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: memory is running out: container {container} uses {usage} of its {total} \
-({share}). This notebook holds the most, {memory}. At {threshold} its kernel will be \
-ended, so that the others can go on. Save your results now and free memory: del what is \
-no longer needed, or restart this kernel.""""#,
+({share}). This notebook holds the most, {memory} {running}. At {threshold} its kernel \
+will be ended, so that the others can go on. Save your results now and free memory: del \
+what is no longer needed, or restart this kernel.""""#,
         doc: "At the warning step, to the notebook that holds the most: nothing has happened yet.",
         set: Set::Message(|message, item| put(&mut message.warning, item.free_text())),
     },
@@ -327,11 +328,11 @@ no longer needed, or restart this kernel.""""#,
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: almost no memory is left: container {container} uses {usage} of its {total} \
-({share}). This notebook holds the most, {memory}, so its kernel is the one that is \
-ended at {threshold}, which may be in a moment. If the kernel has died after this line, \
-this is why: its variables are gone, the notebook's file and the other notebooks are \
-not. To use less, work in smaller chunks, del what is done with, or ask for a larger \
-limit.""""#,
+({share}). This notebook holds the most, {memory} {running}, so its kernel is the one \
+that is ended at {threshold}, which may be in a moment. If the kernel has died after \
+this line, this is why: its variables are gone, the notebook's file and the other \
+notebooks are not. To use less, work in smaller chunks, del what is done with, or ask \
+for a larger limit.""""#,
         doc: "At the step between warning and threshold, to the notebook that would end: written \
               while it can still be shown, so it stands in the notebook as the reason afterwards.",
         set: Set::Message(|message, item| put(&mut message.last_call, item.free_text())),
@@ -341,8 +342,8 @@ limit.""""#,
         kind: Kind::Text(MESSAGE_MAX),
         default: r#""""\
 nbguard: the kernel of {notebook} was ended: container {container} was out of memory \
-({usage} of {total}), and this notebook held the most, {memory}. Its variables are gone, \
-its file and the other notebooks are not.""""#,
+({usage} of {total}), and this notebook held the most, {memory} {running}. Its variables \
+are gone, its file and the other notebooks are not.""""#,
         doc: "After the signal, where somebody else than the notebook itself reads its standard \
               error: the container's log.",
         set: Set::Message(|message, item| put(&mut message.ended, item.free_text())),
@@ -477,9 +478,72 @@ its file and the other notebooks are not.""""#,
         name: "policy",
         kind: Kind::Word(names::<Policy>),
         default: "\"largest\"",
-        doc: "Who ends: the workload that holds the most, or the one that grew the most since \
-              the warning.",
+        doc: "Who ends: the workload that holds the most, the one that grew the most since the \
+              warning, or (\"idle-first\") whoever is not essential, so that the important \
+              application goes on: see `resource`, `ratio`, `idle_for`, `clear`, `important`, \
+              `deny` and `allow`, which count under it alone.",
         set: Set::Default(|changes, item| some(&mut changes.policy, item.word())),
+    },
+    Key {
+        name: "resource",
+        kind: Kind::Word(names::<Resource>),
+        default: "\"memory\"",
+        doc: "What `ratio` is a share of: \"memory\", the container's total; \"cpu\", the CPU \
+              time that all processes of the container used between two looks.",
+        set: Set::Default(|changes, item| some(&mut changes.resource, item.word())),
+    },
+    Key {
+        name: "ratio",
+        kind: Kind::Share(Share::percent(2), Share::ONE),
+        default: "\"2%\"",
+        doc: "An application (a php-fpm pool, a PHP script, mod_php, a notebook) with a larger \
+              share than this is the important one; at exactly this it is not. Where several are, \
+              those that `important` names, else the largest that `deny` does not name. Where none \
+              is, nobody ends.",
+        set: Set::Default(|changes, item| some(&mut changes.ratio, item.share())),
+    },
+    Key {
+        name: "idle_for",
+        kind: Kind::Duration(seconds(1), seconds(86_400)),
+        default: "\"60s\"",
+        doc: "Whoever has called no function for at least so long is not essential. What nobody \
+              knows is never taken for idle.",
+        set: Set::Default(|changes, item| some(&mut changes.idle_for, item.duration())),
+    },
+    Key {
+        name: "clear",
+        kind: Kind::Word(names::<Clear>),
+        default: "\"enough\"",
+        doc: "How many of those that are not essential end: as many as it takes to fall below the \
+              threshold, looked at again after each; or all of them. At most 32 within a minute.",
+        set: Set::Default(|changes, item| some(&mut changes.clear, item.word())),
+    },
+    Key {
+        name: "important",
+        kind: Kind::Globs,
+        default: "[]",
+        doc: "Applications that lose only idle workers, and those last: \"pool:www\", \
+              \"script:/srv/app/*\", \"apache\", or a notebook's path. A pattern without a slash \
+              also matches the file's name alone.",
+        set: Set::Default(|changes, item| some(&mut changes.important, item.globs())),
+    },
+    Key {
+        name: "deny",
+        kind: Kind::NameGlobs,
+        default: "[]",
+        doc: "What is not essential, idle or not, and goes first: processes by name (as `ps -o \
+              comm` shows it), applications as \"app:pool:batch\". A process that belongs to \
+              nothing else becomes a workload by this, with its children; never the container's \
+              first process, a server, a master, or what runs containers.",
+        set: Set::Default(|changes, item| some(&mut changes.deny, item.name_globs())),
+    },
+    Key {
+        name: "allow",
+        kind: Kind::NameGlobs,
+        default: "[]",
+        doc: "What is essential, in the same form: never ended under \"idle-first\", whatever \
+              `deny` says and however long it is idle.",
+        set: Set::Default(|changes, item| some(&mut changes.allow, item.name_globs())),
     },
     Key {
         name: "gate",

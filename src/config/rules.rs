@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::glob::{Glob, LabelGlob};
-use super::{Amount, Config, Gate, Policy, Scope, Settings, Signal};
+use super::glob::{Glob, LabelGlob, NameGlob};
+use super::{Amount, Clear, Config, Gate, Policy, Resource, Scope, Settings, Signal};
 use crate::units::{Share, Trigger};
 
 /// What is known of a container when its settings are looked up.
@@ -115,6 +115,13 @@ changes! {
     protect: bool,
     backoff: Duration,
     backoff_max: Duration,
+    resource: Resource,
+    ratio: Share,
+    idle_for: Duration,
+    clear: Clear,
+    important: Vec<Glob>,
+    deny: Vec<NameGlob>,
+    allow: Vec<NameGlob>,
 }
 
 /// Settings while places are laid over them.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::glob::Glob;
+use super::glob::{Glob, NameGlob};
 use crate::report::Kind;
 use crate::units::{Bytes, Share, StallKind, Trigger};
 
@@ -135,6 +135,20 @@ pub struct Settings {
     pub backoff: Duration,
     /// Where the doubling of `backoff` stops.
     pub backoff_max: Duration,
+    // What follows counts under `idle-first` alone.
+    /// What an application's share is a share of.
+    pub resource: Resource,
+    /// An application above this is the important one.
+    pub ratio: Share,
+    /// Idle for less than this is not idle.
+    pub idle_for: Duration,
+    pub clear: Clear,
+    /// Applications that are the important ones, where they are above the ratio.
+    pub important: Vec<Glob>,
+    /// Not essential, whatever they do.
+    pub deny: Vec<NameGlob>,
+    /// Essential, whatever `deny` says.
+    pub allow: Vec<NameGlob>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +157,26 @@ pub enum Policy {
     Largest,
     /// The one that grew the most since the warning look, then the largest.
     Growing,
+    /// Who is not essential, so that the important application goes on: the deny list, then the
+    /// longest idle, then the largest.
+    IdleFirst,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resource {
+    /// Of the container's total.
+    Memory,
+    /// Of the CPU time that all processes of the container used between two looks.
+    Cpu,
+}
+
+/// How many of those that are not essential end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clear {
+    /// As many as it takes to fall below the threshold.
+    Enough,
+    /// Every one of them.
+    All,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -205,6 +239,13 @@ impl Default for Settings {
             protect: false,
             backoff: Duration::from_secs(15),
             backoff_max: Duration::from_secs(300),
+            resource: Resource::Memory,
+            ratio: Share::percent(2),
+            idle_for: Duration::from_secs(60),
+            clear: Clear::Enough,
+            important: Vec::new(),
+            deny: Vec::new(),
+            allow: Vec::new(),
         }
     }
 }
@@ -260,13 +301,13 @@ impl Default for MessageSettings {
     fn default() -> MessageSettings {
         MessageSettings {
             warning: "nbguard: memory is running out: container {container} uses {usage} of \
-                its {total} ({share}). This notebook holds the most, {memory}. At \
+                its {total} ({share}). This notebook holds the most, {memory} {running}. At \
                 {threshold} its kernel will be ended, so that the others can go on. \
                 Save your results now and free memory: del what is no longer needed, \
                 or restart this kernel."
                 .to_owned(),
             last_call: "nbguard: almost no memory is left: container {container} uses {usage} \
-                of its {total} ({share}). This notebook holds the most, {memory}, so \
+                of its {total} ({share}). This notebook holds the most, {memory} {running}, so \
                 its kernel is the one that is ended at {threshold}, which may be in a \
                 moment. If the kernel has died after this line, this is why: its \
                 variables are gone, the notebook's file and the other notebooks are \
@@ -275,7 +316,7 @@ impl Default for MessageSettings {
                 .to_owned(),
             ended: "nbguard: the kernel of {notebook} was ended: container {container} was \
                 out of memory ({usage} of {total}), and this notebook held the most, \
-                {memory}. Its variables are gone, its file and the other notebooks are \
+                {memory} {running}. Its variables are gone, its file and the other notebooks are \
                 not."
                 .to_owned(),
         }

@@ -9,9 +9,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::error::Fault;
-use super::glob::{Glob, LabelGlob};
+use super::glob::{Glob, LabelGlob, NameGlob};
 use super::quantity::{self as q, Parsed};
-use super::{Amount, Gate, Policy, Scope, Signal};
+use super::{Amount, Clear, Gate, Policy, Resource, Scope, Signal};
 use crate::parse::template;
 use crate::report;
 use crate::units::{Bytes, Share, Trigger};
@@ -40,6 +40,8 @@ pub enum Kind {
     NameOrOff,
     Globs,
     LabelGlobs,
+    /// Names of processes, or of applications behind `app:`.
+    NameGlobs,
     Uids,
     /// Any text of at most so many bytes, without control characters.
     Text(usize),
@@ -70,6 +72,9 @@ impl Kind {
             Kind::NameOrOff => "a name in quotes, or \"off\"",
             Kind::Globs => "a pattern such as \"jupyter-*\", or a list of them",
             Kind::LabelGlobs => "a pattern such as \"tier=prod*\", or a list of them",
+            Kind::NameGlobs => {
+                "a pattern such as \"backup*\" or \"app:pool:www\", or a list of them"
+            }
             Kind::Uids => "a list of user ids such as [1000, 1001]",
             Kind::Text(_) => "a text in quotes",
             Kind::AddressOrOff => "an address such as \"127.0.0.1:9843\", or \"off\"",
@@ -114,6 +119,11 @@ impl Kind {
             Kind::NameOrOff => "a name, or \"off\"".to_owned(),
             Kind::Globs => "a pattern or a list of patterns (* and ?)".to_owned(),
             Kind::LabelGlobs => "\"key=pattern\" or \"key\", or a list of them".to_owned(),
+            Kind::NameGlobs => {
+                "a pattern or a list of patterns (* and ?), of processes, or of applications as \
+                 \"app:pattern\""
+                    .to_owned()
+            }
             Kind::Uids => "a list of user ids, as the host sees them".to_owned(),
             Kind::Text(most) => format!("one line of at most {most} bytes"),
             Kind::AddressOrOff => "\"off\", or an IP address and a port".to_owned(),
@@ -140,8 +150,20 @@ pub fn names<T: Words>() -> Vec<&'static str> {
 }
 
 impl Words for Policy {
-    const ALL: &'static [(&'static str, Policy)] =
-        &[("largest", Policy::Largest), ("growing", Policy::Growing)];
+    const ALL: &'static [(&'static str, Policy)] = &[
+        ("largest", Policy::Largest),
+        ("growing", Policy::Growing),
+        ("idle-first", Policy::IdleFirst),
+    ];
+}
+
+impl Words for Resource {
+    const ALL: &'static [(&'static str, Resource)] =
+        &[("memory", Resource::Memory), ("cpu", Resource::Cpu)];
+}
+
+impl Words for Clear {
+    const ALL: &'static [(&'static str, Clear)] = &[("enough", Clear::Enough), ("all", Clear::All)];
 }
 
 impl Words for Gate {
@@ -372,6 +394,10 @@ impl<'a> Item<'a> {
 
     pub fn label_globs(self) -> Outcome<Vec<LabelGlob>> {
         self.each(|item| item.parsed(LabelGlob::new(item.text()?).map_err(str::to_owned)))
+    }
+
+    pub fn name_globs(self) -> Outcome<Vec<NameGlob>> {
+        self.each(|item| item.parsed(NameGlob::new(item.text()?).map_err(str::to_owned)))
     }
 
     pub fn uids(self) -> Outcome<Vec<u32>> {

@@ -119,6 +119,7 @@ fn proc_of(line: &StatLine, container: u16) -> Proc {
         sid: line.sid,
         comm: line.comm,
         state: state_of(line),
+        ticks: line.utime.saturating_add(line.stime),
         rss: Bytes(line.rss_pages.saturating_mul(*PAGE)),
         container,
         memory: Field::Unknown(Why::NotRead),

@@ -340,6 +340,14 @@ pub static METRICS: &[Metric] = &[
         from: From::Tally(|c| &c.messages),
     },
     Metric {
+        name: "nbguard_stacks",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Call stacks asked for, by outcome: ok, failed, timed-out, too-long, malformed, not-started, dropped.",
+        labels: &["outcome"],
+        from: From::Tally(|c| &c.stacks),
+    },
+    Metric {
         name: "nbguard_hooks",
         kind: Kind::Counter,
         unit: "",

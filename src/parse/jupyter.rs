@@ -363,7 +363,7 @@ mod tests {
             Claim::Kernel(_) => "flag",
             Claim::Server => "server",
             Claim::Tracker => "tracker",
-            Claim::Plain => "plain",
+            Claim::Php(_) | Claim::Plain => "plain",
         }
     }
 

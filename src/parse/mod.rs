@@ -8,7 +8,10 @@ pub mod escape;
 pub mod host;
 pub mod http;
 pub mod jupyter;
+pub mod maps;
+pub mod php_argv;
 pub mod process;
+pub mod stack_json;
 pub mod template;
 
 pub use cgroup::{

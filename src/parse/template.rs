@@ -5,8 +5,21 @@
 use super::escape::escape;
 
 /// What stands for a figure, each in braces.
-pub const NAMES: [&str; 8] =
-    ["notebook", "container", "memory", "share", "usage", "total", "threshold", "warning"];
+pub const NAMES: [&str; 9] = [
+    "notebook",
+    "container",
+    "memory",
+    "share",
+    "usage",
+    "total",
+    "threshold",
+    "warning",
+    "running",
+];
+/// Stands for `{running}` until it is known; nothing that a container chose has it in it.
+pub const LATER: &str = "\0";
+/// Longest text of what a notebook runs.
+pub const RUNNING_MAX: usize = 256;
 
 /// Longest name that is put in. A path of this length can still be told apart by its end in most
 /// notebooks' own pages, and four of them fit into a text.
@@ -25,6 +38,9 @@ pub struct Values<'a> {
     pub total: &'a str,
     pub threshold: &'a str,
     pub warning: &'a str,
+    /// In words: `` while running `merge` in cell 7 ``; empty where that is not known, and then the
+    /// space before it goes as well. Or [`LATER`].
+    pub running: &'a str,
 }
 
 impl Values<'_> {
@@ -38,6 +54,7 @@ impl Values<'_> {
             "total" => self.total,
             "threshold" => self.threshold,
             "warning" => self.warning,
+            "running" => self.running,
             _ => return None,
         };
         Some(figure.to_owned())
@@ -98,6 +115,9 @@ pub fn fill(text: &str, values: &Values<'_>, bound: usize) -> String {
             Part::Text(text) => filled.push_str(text),
             // The configuration was checked; whatever else comes is shown as it was written.
             Part::Name(name) => match values.of(name) {
+                Some(value) if value.is_empty() && filled.ends_with(' ') => {
+                    filled.pop();
+                }
                 Some(value) => filled.push_str(&value),
                 None => filled.extend(["{", name, "}"]),
             },
@@ -116,6 +136,18 @@ pub fn fill(text: &str, values: &Values<'_>, bound: usize) -> String {
     filled
 }
 
+/// Puts in what was still to come; there must be [`RUNNING_MAX`] bytes left.
+pub fn place(filled: &str, running: &str) -> String {
+    let mut end = running.len().min(RUNNING_MAX);
+    while !running.is_char_boundary(end) {
+        end -= 1;
+    }
+    match running {
+        "" => filled.replacen(&format!(" {LATER}"), "", 1).replacen(LATER, "", 1),
+        running => filled.replacen(LATER, &running[..end], 1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +162,7 @@ mod tests {
         total: "4.0 GiB",
         threshold: "90 %",
         warning: "80 %",
+        running: "while running `f` in cell 7",
     };
 
     fn filled(text: &str) -> String {
@@ -169,6 +202,21 @@ mod tests {
             assert_eq!(unknown(&format!("{{{name}}}")), None);
             assert_ne!(filled(&format!("{{{name}}}")), format!("{{{name}}}\n"));
         }
+    }
+
+    #[test]
+    fn what_runs_is_put_in_at_once_or_later_and_leaves_no_gap() {
+        const TEXT: &str = "It holds {memory} {running}. {running}";
+        let fill = |running| fill(TEXT, &Values { running, ..VALUES }, 4096);
+        let known = "while running `f` in cell 7";
+        assert_eq!(fill(known), format!("It holds 3.2 GiB {known}. {known}\n"));
+        assert_eq!(fill(""), "It holds 3.2 GiB.\n");
+        let later =
+            super::fill("It holds {memory} {running}.", &Values { running: LATER, ..VALUES }, 4096);
+        assert_eq!(place(&later, known), format!("It holds 3.2 GiB {known}.\n"));
+        assert_eq!(place(&later, ""), "It holds 3.2 GiB.\n");
+        assert_eq!(place("no place", known), "no place");
+        assert!(place(LATER, &"\u{20ac}".repeat(RUNNING_MAX)).len() <= RUNNING_MAX);
     }
 
     #[test]

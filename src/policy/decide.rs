@@ -9,8 +9,9 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use crate::config::settings::{Gate as GateForm, Policy, Scope, Settings};
-use crate::facts::{Figures, HostMemory, Limit, Proc};
+use crate::facts::{Activity, Figures, HostMemory, Limit, Proc, Why};
 use crate::ids::ProcKey;
+use crate::policy::clean::{self, Choice, Cleaning, Inside};
 use crate::policy::identity::Identities;
 use crate::policy::rank::{Baseline, Interval, Purpose, Ranking, Row, SettledBy};
 use crate::policy::tree::{Bar, Forest, Workload};
@@ -79,7 +80,7 @@ impl Scale {
 }
 
 /// What was compared with what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Measure {
     pub usage: Bytes,
     /// Usage without what reclaim gives back.
@@ -308,10 +309,20 @@ pub enum HoldReason {
     DryRun,
     /// `nbguard pause`.
     Paused,
+    /// `idle-first`: there is no important application for whose sake somebody would end.
+    NoApplicationOverRatio,
+    /// … how much the applications use is not known.
+    ShareUnknown,
+    /// … nobody is on the deny list or idle for long enough.
+    NobodyNonEssential,
+    /// … nobody is, as far as is known, and of some it is not known.
+    ActivityUnknown,
+    /// … so many have ended that one more is not likely to help.
+    TooManyEnds,
 }
 
 impl HoldReason {
-    pub const ALL: [HoldReason; 12] = [
+    pub const ALL: [HoldReason; 17] = [
         HoldReason::Relieved,
         HoldReason::BenignCache,
         HoldReason::NoWorkloads,
@@ -324,6 +335,11 @@ impl HoldReason {
         HoldReason::ContainerProtected,
         HoldReason::DryRun,
         HoldReason::Paused,
+        HoldReason::NoApplicationOverRatio,
+        HoldReason::ShareUnknown,
+        HoldReason::NobodyNonEssential,
+        HoldReason::ActivityUnknown,
+        HoldReason::TooManyEnds,
     ];
 
     /// Stable: the record and the metrics carry it.
@@ -341,6 +357,11 @@ impl HoldReason {
             HoldReason::ContainerProtected => "container-protected",
             HoldReason::DryRun => "dry-run",
             HoldReason::Paused => "paused",
+            HoldReason::NoApplicationOverRatio => "no-application-over-ratio",
+            HoldReason::ShareUnknown => "share-unknown",
+            HoldReason::NobodyNonEssential => "nobody-non-essential",
+            HoldReason::ActivityUnknown => "activity-unknown",
+            HoldReason::TooManyEnds => "too-many-ends",
         }
     }
 
@@ -377,9 +398,35 @@ pub enum Exclusion {
     /// `scope = "user"`, and another user's notebooks press more.
     OtherUser,
     BelowMinShare,
+    // The reasons of `idle-first` why somebody is essential.
+    /// On the allow list.
+    Allowed,
+    /// Of the important application, and not idle.
+    Important,
+    Busy,
+    /// Nobody knows whether it is idle.
+    ActivityUnknown,
+    IdleTooShort,
 }
 
 impl Exclusion {
+    /// Found by a decision itself: the next one finds it anew.
+    fn is_of_decision(self) -> bool {
+        self == Exclusion::BelowMinShare || self.is_cleaners()
+    }
+
+    /// Whether it is one of those of `idle-first`.
+    pub fn is_cleaners(self) -> bool {
+        matches!(
+            self,
+            Exclusion::Allowed
+                | Exclusion::Important
+                | Exclusion::Busy
+                | Exclusion::ActivityUnknown
+                | Exclusion::IdleTooShort
+        )
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Exclusion::ProtectedContainer => "protected-container",
@@ -394,6 +441,11 @@ impl Exclusion {
             Exclusion::Ended => "ended",
             Exclusion::OtherUser => "other-user",
             Exclusion::BelowMinShare => "below-min-share",
+            Exclusion::Allowed => "allowed",
+            Exclusion::Important => "important",
+            Exclusion::Busy => "busy",
+            Exclusion::ActivityUnknown => "activity-unknown",
+            Exclusion::IdleTooShort => "idle-too-short",
         }
     }
 }
@@ -440,6 +492,8 @@ pub struct Case<'a> {
     pub paused: bool,
     /// Nothing more is asked for: the answers came, or their deadline passed.
     pub late: bool,
+    /// What runs inside the processes; only `idle-first` asks.
+    pub inside: Option<&'a Inside<'a>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -450,6 +504,8 @@ pub enum Verdict {
     NeedIdentity,
     /// [`Screen::asked`] lists processes whose PSS would tell the finalists apart.
     NeedPss,
+    /// [`Screen::asked`] lists processes of which it would matter what they do.
+    NeedActivity,
 }
 
 /// Who ends.
@@ -470,17 +526,34 @@ pub enum KillWhy {
     Growing,
     /// Above `notebook_max`, whatever the sum is.
     NotebookMax,
+    /// `idle-first`: it is on the deny list.
+    DenyList,
+    /// … it has been idle for long enough, the longest of all.
+    Idle,
 }
 
 impl KillWhy {
-    pub const ALL: [KillWhy; 3] = [KillWhy::Largest, KillWhy::Growing, KillWhy::NotebookMax];
+    pub const ALL: [KillWhy; 5] = [
+        KillWhy::Largest,
+        KillWhy::Growing,
+        KillWhy::NotebookMax,
+        KillWhy::DenyList,
+        KillWhy::Idle,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             KillWhy::Largest => "largest",
             KillWhy::Growing => "growing",
             KillWhy::NotebookMax => "notebook-max",
+            KillWhy::DenyList => "deny-list",
+            KillWhy::Idle => "idle",
         }
+    }
+
+    /// Whether it ends because it is not essential, so that others may follow.
+    pub fn is_cleaners(self) -> bool {
+        matches!(self, KillWhy::DenyList | KillWhy::Idle)
     }
 }
 
@@ -501,6 +574,7 @@ pub struct Screen {
     order: Vec<u32>,
     asked: Vec<u32>,
     users: Vec<(u32, Bytes)>,
+    cleaning: Cleaning,
 }
 
 impl Screen {
@@ -540,9 +614,14 @@ impl Screen {
         &self.order
     }
 
+    /// What `idle-first` made of it.
+    pub fn cleaning(&self) -> &Cleaning {
+        &self.cleaning
+    }
+
     /// How far the ranking has to be worked out for these settings.
     pub fn purpose(settings: &Settings, scale: Scale, gate: &Gate) -> Purpose {
-        let each = settings.policy == Policy::Growing
+        let each = settings.policy != Policy::Largest
             || settings.gate == GateForm::Notebooks
             || settings.scope == Scope::User;
         match settings.notebook_max {
@@ -556,17 +635,24 @@ impl Screen {
     pub fn decide(&mut self, case: &Case<'_>, ranking: &mut Ranking) -> Verdict {
         self.asked.clear();
         self.order.clear();
+        self.cleaning.clear();
         for exclusion in &mut self.exclusions {
-            *exclusion = exclusion.filter(|reason| *reason != Exclusion::BelowMinShare);
+            *exclusion = exclusion.filter(|reason| !reason.is_of_decision());
         }
         let too_big = case.settings.notebook_max.map(|amount| amount.of(case.scale.total));
+        let clearing = case.inside.is_some_and(|inside| inside.clearing);
         let calm = match case.gate {
             Gate::Passed { .. } => None,
+            Gate::Held { .. } if clearing => None,
             Gate::Held { reason, .. } => Some(*reason),
             Gate::NeedSum => Some(HoldReason::Relieved),
         };
         if let (Some(reason), None) = (calm, too_big) {
             return hold(reason, None);
+        }
+        if let (None, Policy::IdleFirst) = (calm, case.settings.policy) {
+            let verdict = self.judge_clean(case, ranking);
+            return restrain(case, verdict);
         }
         self.narrow_to_user(case, ranking);
         self.line_up(case, ranking);
@@ -627,6 +713,73 @@ impl Screen {
             };
             self.order.sort_unstable_by_key(|number| place(*number));
         }
+    }
+
+    /// Who is not essential goes, so that the important application goes on. What they hold is no
+    /// question here: not one of them has to suffice, and there is nobody to fall back on.
+    fn judge_clean(&mut self, case: &Case<'_>, ranking: &Ranking) -> Verdict {
+        let Some(inside) = case.inside else { return hold(HoldReason::ActivityUnknown, None) };
+        if !case.late && self.asks_who_they_are(case, inside) {
+            return Verdict::NeedIdentity;
+        }
+        if case.forest.workloads().is_empty() {
+            return hold(self.nobody(case), None);
+        }
+        let choice = self.cleaning.choose(case, inside, ranking, &mut self.exclusions);
+        self.order.extend_from_slice(self.cleaning.order());
+        let nearest =
+            self.order.first().copied().or_else(|| Some(ranking.rows().first()?.workload));
+        match choice {
+            Choice::Ends(workload, why) => match ranking.row(workload) {
+                Some(row) => Verdict::Kill(kill(ranking, row, why)),
+                None => hold(HoldReason::IdentityUnknown, nearest),
+            },
+            Choice::NeedActivity if self.asks_activity(case, inside) => Verdict::NeedActivity,
+            Choice::NeedActivity => {
+                let late = Case { late: true, ..*case };
+                self.order.clear();
+                for exclusion in &mut self.exclusions {
+                    *exclusion = exclusion.filter(|reason| !reason.is_of_decision());
+                }
+                self.judge_clean(&late, ranking)
+            }
+            Choice::Nobody(reason) => hold(reason, nearest),
+            Choice::Excluded => hold(self.nobody(case), nearest),
+        }
+    }
+
+    /// Those whose process it is nobody knows: where they hold something, or a deny list names one.
+    fn asks_who_they_are(&mut self, case: &Case<'_>, inside: &Inside<'_>) -> bool {
+        let denied = |index: &u32| {
+            let proc = &case.procs[*index as usize];
+            (inside.settings)(proc.container).is_some_and(|s| clean::is_denied(proc, s))
+        };
+        let unknown = case.forest.unknown();
+        let matters = unknown_bytes(case) >= case.scale.total.times(GROWTH_NOISE)
+            || unknown.iter().any(denied);
+        if matters {
+            self.asked.extend_from_slice(unknown);
+            self.asked.sort_unstable_by_key(|i| (!denied(i), Reverse(case.procs[*i as usize].rss)));
+            self.asked.truncate(MAX_ASKED);
+        }
+        matters
+    }
+
+    /// Of whom nobody has read what it does.
+    fn asks_activity(&mut self, case: &Case<'_>, inside: &Inside<'_>) -> bool {
+        let unread = Activity::Unknown(Why::NotRead);
+        for (number, workload) in case.forest.workloads().iter().enumerate() {
+            if self.exclusions[number] != Some(Exclusion::ActivityUnknown) {
+                continue;
+            }
+            let members = case.forest.members(workload).iter().map(|member| member.index);
+            self.asked.extend(members.filter(|index| {
+                let proc = &case.procs[*index as usize];
+                inside.may_say(proc.key) && inside.of(proc.key) == unread && !proc.is_zombie()
+            }));
+        }
+        self.asked.truncate(MAX_ASKED);
+        !self.asked.is_empty()
     }
 
     fn judge(&mut self, case: &Case<'_>, ranking: &mut Ranking) -> Verdict {
@@ -805,7 +958,9 @@ impl Screen {
         calm: HoldReason,
         max: Bytes,
     ) -> Verdict {
-        let Some(first) = ranking.rows().iter().find(|row| row.competes).copied() else {
+        let workloads = case.forest.workloads();
+        let may = |row: &&Row| row.competes && !workloads[row.workload as usize].denied;
+        let Some(first) = ranking.rows().iter().find(may).copied() else {
             return hold(calm, None);
         };
         if first.held.most <= max {
@@ -840,6 +995,7 @@ fn kill(ranking: &Ranking, row: &Row, why: KillWhy) -> Kill {
     let others = ranking.rows().iter().filter(|o| o.competes && o.workload != row.workload);
     let settled_by = match why {
         KillWhy::Growing => SettledBy::Growth,
+        KillWhy::DenyList | KillWhy::Idle => SettledBy::Policy,
         KillWhy::Largest | KillWhy::NotebookMax => Ranking::settled_by(row, others),
     };
     Kill { workload: row.workload, root: row.root, why, settled_by, held: row.held }

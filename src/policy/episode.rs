@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{Clear, Policy, Settings};
 use crate::units::Moment;
 
 /// Looks inside a window: the first soon, because reclaim needs some time to show that what is
@@ -43,6 +43,8 @@ pub const LIFTED_LONGEST: Duration = Duration::from_secs(60);
 pub const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Sweeps for children forked meanwhile: the pause between two.
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+/// Asked to finish, then ended.
+pub const GENTLE_RUNGS: u8 = 2;
 /// After a dry-run verdict the same container is not reported again for this long, doubling.
 pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(60);
 pub const DRY_RUN_PAUSE_LONGEST: Duration = Duration::from_secs(960);
@@ -160,6 +162,11 @@ pub struct Looked {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     Kill,
+    /// Somebody who is not essential, and who may not be the last one. `gently`: it gets to finish
+    /// its request, by a ladder of two rungs whatever the settings say.
+    Clear {
+        gently: bool,
+    },
     /// The helper has to read something first.
     Ask,
     /// Another kill is in flight on this host: look again when it is over.
@@ -271,6 +278,8 @@ enum State {
     Killing {
         since: Moment,
         rung: u8,
+        /// How many there are for this tree.
+        rungs: u8,
         rung_until: Option<Moment>,
         next: Moment,
         dead: bool,
@@ -304,6 +313,8 @@ pub struct Traits {
     pub rungs: u8,
     /// How long each rung but the last may take.
     pub grace: Duration,
+    /// Of those that are not essential all end, also when one was enough.
+    pub clears_all: bool,
 }
 
 impl Traits {
@@ -314,10 +325,12 @@ impl Traits {
             psi: false,
             dry_run: settings.dry_run,
             notebook_max: settings.notebook_max.is_some(),
-            tells: settings.message && !settings.dry_run,
+            // Who is idle reads no message, and who is busy does not end.
+            tells: settings.message && !settings.dry_run && settings.policy != Policy::IdleFirst,
             last_call: false,
             rungs: u8::try_from(settings.signals.len()).unwrap_or(1).max(1),
             grace: settings.grace,
+            clears_all: settings.policy == Policy::IdleFirst && settings.clear == Clear::All,
         }
     }
 }
@@ -337,6 +350,8 @@ pub struct Machine {
     hold_told: bool,
     /// The highest level of this rise: each is told once.
     reached: Level,
+    /// One has ended under `clear = "all"`: the others follow.
+    clearing: bool,
 }
 
 impl Machine {
@@ -352,6 +367,7 @@ impl Machine {
             patience: None,
             hold_told: false,
             reached: Level::Low,
+            clearing: false,
         }
     }
 
@@ -426,6 +442,11 @@ impl Machine {
             State::Lifted { .. } => "lifted",
             State::Muted { .. } => "muted",
         }
+    }
+
+    /// Whether the next one follows whatever the gate says.
+    pub fn is_clearing(&self) -> bool {
+        self.clearing
     }
 
     /// Where its tripwire stands, or is to stand.
@@ -575,7 +596,10 @@ impl Machine {
                 // stands above it would be for ever: the readers would fill it again.
                 let below_warning = looked.below_warning || looked.mostly_cache;
                 let looked = Looked { below_warning, ..looked };
-                if now >= until {
+                if self.clearing {
+                    self.settle(looked, out);
+                    out.push(Effect::Rank { last: false, gate_passed: false });
+                } else if now >= until {
                     self.calm(looked, out);
                 } else {
                     self.settle(looked, out);
@@ -598,8 +622,8 @@ impl Machine {
                     }
                 }
             }
-            State::Killing { rung, rung_until, dead, .. } => {
-                self.on_looked_killing(now, looked, rung, rung_until, dead, out);
+            State::Killing { rung, rungs, rung_until, dead, .. } => {
+                self.on_looked_killing(now, looked, (rung, rungs), rung_until, dead, out);
             }
             State::Deciding { asked: true, .. } => {
                 if looked.passed {
@@ -624,7 +648,7 @@ impl Machine {
         &mut self,
         now: Moment,
         looked: Looked,
-        rung: u8,
+        (rung, rungs): (u8, u8),
         rung_until: Option<Moment>,
         dead: bool,
         out: &mut Vec<Effect>,
@@ -640,13 +664,14 @@ impl Machine {
         if rung_until.is_some_and(|until| now >= until) {
             if looked.passed {
                 let rung = rung + 1;
-                let rung_until =
-                    (rung + 1 < self.traits.rungs).then(|| now.plus(self.traits.grace));
+                let rung_until = (rung + 1 < rungs).then(|| now.plus(self.traits.grace));
                 let next = now.plus(SWEEP_PAUSE);
                 // Each rung has its own time to take effect.
-                self.state = State::Killing { since: now, rung, rung_until, next, dead };
+                self.state = State::Killing { since: now, rung, rungs, rung_until, next, dead };
                 out.push(Effect::Kill { rung });
             } else {
+                // It goes when it is done: chosen again it would be asked again.
+                self.clearing = false;
                 self.ended(Outcome::Spared, out);
                 self.cool(now, looked, out);
             }
@@ -654,8 +679,12 @@ impl Machine {
     }
 
     fn on_decided(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
+        let ends = matches!(decision, Decision::Kill | Decision::Clear { .. });
+        if let (State::Cooling { .. }, false) = (self.state, ends) {
+            return self.on_none_left(now, decision, out);
+        }
         match decision {
-            Decision::Kill if self.traits.dry_run => {
+            Decision::Kill | Decision::Clear { .. } if self.traits.dry_run => {
                 let lifted = self.leave_lifted(out);
                 if lifted || self.is_watching() {
                     out.push(Effect::Open(self.wake));
@@ -664,15 +693,20 @@ impl Machine {
                 self.state = State::Muted { until: now.plus(self.dry_run_pause) };
                 self.dry_run_pause = (self.dry_run_pause * 2).min(DRY_RUN_PAUSE_LONGEST);
             }
-            Decision::Kill => {
+            Decision::Kill | Decision::Clear { .. } => {
                 let lifted = self.leave_lifted(out);
-                if lifted || self.is_watching() {
+                let follows = matches!(self.state, State::Cooling { .. });
+                if lifted || follows || self.is_watching() {
                     out.push(Effect::Open(self.wake));
                 }
-                let rung_until = (self.traits.rungs > 1).then(|| now.plus(self.traits.grace));
+                self.clearing = self.traits.clears_all && decision != Decision::Kill;
+                let gently = decision == Decision::Clear { gently: true };
+                let rungs = if gently { GENTLE_RUNGS } else { self.traits.rungs };
+                let rung_until = (rungs > 1).then(|| now.plus(self.traits.grace));
                 self.state = State::Killing {
                     since: now,
                     rung: 0,
+                    rungs,
                     rung_until,
                     next: now.plus(SWEEP_PAUSE),
                     dead: false,
@@ -715,11 +749,22 @@ impl Machine {
         }
     }
 
+    /// A decision after an end whose answer is not one more.
+    fn on_none_left(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
+        match decision {
+            // Decided on what is known: memory is back, and nobody waits for this.
+            Decision::Ask => out.push(Effect::Rank { last: true, gate_passed: false }),
+            Decision::Busy => self.state = State::Cooling { until: now.plus(WINDOW) },
+            _ => self.clearing = false,
+        }
+    }
+
     fn on_dead(&mut self, now: Moment, trackers_left: bool, out: &mut Vec<Effect>) {
-        let State::Killing { rung, .. } = self.state else { return };
+        let State::Killing { rung, rungs, .. } = self.state else { return };
         if trackers_left {
             let next = now.plus(NEXT_LOOK);
-            self.state = State::Killing { since: now, rung, rung_until: None, next, dead: true };
+            self.state =
+                State::Killing { since: now, rung, rungs, rung_until: None, next, dead: true };
             return;
         }
         // Look afresh: a second ranking only on figures younger than the first kill.
@@ -744,7 +789,7 @@ impl Machine {
                 out.push(Effect::Look);
             }
             State::Cooling { .. } | State::Lifted { .. } => out.push(Effect::Look),
-            State::Killing { since, rung, rung_until, dead, .. } => {
+            State::Killing { since, rung, rungs, rung_until, dead, .. } => {
                 if now.since(since) >= KILL_DEADLINE && rung_until.is_none() {
                     self.ended(Outcome::NotDead, out);
                     self.lift_silently(now, out);
@@ -752,7 +797,7 @@ impl Machine {
                 }
                 let pause = if dead { NEXT_LOOK } else { SWEEP_PAUSE };
                 let next = now.plus(pause);
-                self.state = State::Killing { since, rung, rung_until, next, dead };
+                self.state = State::Killing { since, rung, rungs, rung_until, next, dead };
                 if dead || rung_until.is_some_and(|until| now >= until) {
                     out.push(Effect::Look);
                 }
@@ -895,6 +940,7 @@ impl Machine {
     }
 
     fn lift_silently(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.clearing = false;
         self.lifted = LIFTED_FIRST;
         self.state = State::Lifted { next: now.plus(self.lifted) };
         self.lifted *= 2;

@@ -2,10 +2,12 @@
 //! Allocates, so it is called after the signal. Pure: no files, no clock. The names in a
 //! [`report::Row`] are escaped already; nothing else here was chosen by a process.
 
+use crate::facts::Activity;
+use crate::policy::clean::{Cleaning, ENDS_MAX, Listed, Score};
 use crate::policy::decide::{Exclusion, HoldReason, Kill, KillWhy};
 use crate::policy::rank::{self, Interval, SettledBy};
 use crate::report;
-use crate::units::Bytes;
+use crate::units::{Bytes, Share};
 
 /// The figures that stand in a sentence.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,8 @@ pub struct Facts<'a> {
     pub usage: Bytes,
     pub unreclaimable: Bytes,
     pub threshold: Bytes,
+    /// Under `idle-first`.
+    pub cleaning: Option<&'a report::Cleaning>,
 }
 
 impl Facts<'_> {
@@ -30,6 +34,23 @@ impl Facts<'_> {
         )
     }
 
+    /// `so that pool:www goes on, which has 41 % of the memory (the ratio is 2 %)`
+    fn sake(&self) -> Option<String> {
+        let cleaning = self.cleaning?;
+        let important = cleaning.important.as_ref()?;
+        let share = match cleaning.resource.as_str() {
+            "cpu" => important.cpu_share,
+            _ => important.memory_share,
+        };
+        Some(format!(
+            "so that {} goes on, which has {} of {} (the ratio is {})",
+            important.name,
+            share.map_or_else(|| "an unknown part".to_owned(), percent),
+            what(cleaning),
+            percent(cleaning.ratio)
+        ))
+    }
+
     fn who(&self) -> &str {
         match self.container {
             Some(name) if !name.is_empty() => name,
@@ -40,13 +61,55 @@ impl Facts<'_> {
 }
 
 /// Why a row stands where it stands. `first` is the workload that was chosen, or would have been.
-pub fn row(row: &rank::Row, exclusion: Option<Exclusion>, first: Option<u32>) -> String {
+pub fn row(
+    row: &rank::Row,
+    exclusion: Option<Exclusion>,
+    first: Option<u32>,
+    cleaning: &Cleaning,
+) -> String {
     let held = amount(row.held, row.rss);
+    if let Some(score) = cleaning.score(row.workload) {
+        let place = cleaning.order().iter().position(|number| *number == row.workload);
+        let why = match (exclusion, place) {
+            (Some(exclusion), _) => excluded(exclusion).to_owned(),
+            (None, Some(place)) => goes(place, first == Some(row.workload), cleaning),
+            (None, None) => "stays".to_owned(),
+        };
+        return format!("holds {held}; {}{why}", scored(score));
+    }
     match exclusion {
         Some(exclusion) => format!("holds {held}; {}", excluded(exclusion)),
         None if first == Some(row.workload) => format!("holds {held}; goes first"),
         None if row.competes => format!("holds {held}; was not the first to go"),
         None => format!("holds {held}"),
+    }
+}
+
+/// `is on the deny list, idle for 72 s; `: what a row was scored by.
+fn scored(score: &Score) -> String {
+    let mut parts = Vec::new();
+    match score.listed {
+        Some(Listed::Deny(_)) => parts.push("is on the deny list".to_owned()),
+        Some(Listed::Allow(_)) => parts.push("is on the allow list".to_owned()),
+        None => {}
+    }
+    if score.important {
+        parts.push("works for the important application".to_owned());
+    }
+    parts.push(match (score.activity, score.idle) {
+        (Activity::Idle { by, .. }, Some(idle)) => {
+            format!("idle for {idle} s (by {})", by.as_str())
+        }
+        (activity, _) => format!("activity {}", activity.as_str()),
+    });
+    format!("{}; ", parts.join(", "))
+}
+
+fn goes(place: usize, first: bool, cleaning: &Cleaning) -> String {
+    match place {
+        _ if first => "goes first".to_owned(),
+        place if place < cleaning.needed() as usize => format!("goes as number {}", place + 1),
+        place => format!("goes as number {}, should the others not be enough", place + 1),
     }
 }
 
@@ -70,6 +133,15 @@ pub fn kill(
                 settled(kill.settled_by)
             ),
         },
+        KillWhy::DenyList | KillWhy::Idle => {
+            let because = match (kill.why, first.and_then(|row| row.idle_s)) {
+                (KillWhy::Idle, Some(idle)) => format!("it is idle for {idle} s"),
+                (KillWhy::Idle, None) => "it is idle".to_owned(),
+                _ => "it is on the deny list".to_owned(),
+            };
+            let sake = facts.sake().map_or_else(String::new, |sake| format!(", {sake}"));
+            format!("{because} and holds {held}{sake}")
+        }
         KillWhy::Growing => {
             format!("it grew the most since the warning and holds {held}")
         }
@@ -111,16 +183,37 @@ pub fn hold(reason: HoldReason, first: Option<&report::Row>, facts: &Facts<'_>) 
         HoldReason::ContainerProtected => format!("the container is protected ({top})"),
         HoldReason::DryRun => format!("dry run ({top})"),
         HoldReason::Paused => format!("the guard is paused ({top})"),
+        HoldReason::NoApplicationOverRatio => match facts.cleaning {
+            Some(cleaning) => format!(
+                "no application has more than {} of {}",
+                percent(cleaning.ratio),
+                what(cleaning)
+            ),
+            None => "no application has more than the ratio".to_owned(),
+        },
+        HoldReason::ShareUnknown => {
+            "how much the applications use is not known yet: there was one look only".to_owned()
+        }
+        HoldReason::NobodyNonEssential => {
+            format!("nobody is on the deny list or idle for long enough ({top})")
+        }
+        HoldReason::ActivityUnknown => {
+            format!("of nobody is it known that it is idle ({top})")
+        }
+        HoldReason::TooManyEnds => {
+            format!("{ENDS_MAX} have ended within a minute, and it was not enough")
+        }
     };
     format!("Ends nobody: {why}; {}.", facts.shortage())
 }
 
 /// What people call a workload: the notebook's path, else the kernel's id, else its process.
 pub fn name(row: &report::Row) -> String {
-    match (&row.notebook, &row.kernel_id) {
-        (Some(path), _) => path.clone(),
-        (None, Some(id)) => format!("kernel {id}"),
-        (None, None) => format!("{} (pid {})", row.name, row.pid),
+    match (&row.notebook, &row.kernel_id, &row.application) {
+        (Some(path), ..) => path.clone(),
+        (None, Some(id), _) => format!("kernel {id}"),
+        (None, None, Some(name)) => format!("{name} (pid {})", row.pid),
+        (None, None, None) => format!("{} (pid {})", row.name, row.pid),
     }
 }
 
@@ -136,9 +229,20 @@ pub fn amount(held: Interval, rss: Bytes) -> String {
     }
 }
 
+fn percent(share: f64) -> String {
+    Share((share * f64::from(Share::ONE.0)).round() as u32).to_string()
+}
+
+fn what(cleaning: &report::Cleaning) -> &'static str {
+    match cleaning.resource.as_str() {
+        "cpu" => "the CPU time of all processes",
+        _ => "the memory",
+    }
+}
+
 fn settled(by: SettledBy) -> &'static str {
     match by {
-        SettledBy::Single | SettledBy::Intervals | SettledBy::Growth => "",
+        SettledBy::Single | SettledBy::Intervals | SettledBy::Growth | SettledBy::Policy => "",
         SettledBy::CgroupFigures => ", told apart by the container's own figures",
         SettledBy::Pss => ", told apart by proportional set sizes",
         SettledBy::LowerBound => ", as far as could be told in time",
@@ -159,6 +263,11 @@ fn excluded(exclusion: Exclusion) -> &'static str {
         Exclusion::Ended => "it has ended already",
         Exclusion::OtherUser => "another user's notebooks hold more",
         Exclusion::BelowMinShare => "that is too little to matter, and would not suffice",
+        Exclusion::Allowed => "never ends",
+        Exclusion::Important => "is kept",
+        Exclusion::Busy => "is kept",
+        Exclusion::ActivityUnknown => "whether it is idle nobody knows",
+        Exclusion::IdleTooShort => "that is not long enough",
     }
 }
 
@@ -174,6 +283,7 @@ mod tests {
         usage: Bytes::mib(950),
         unreclaimable: Bytes::mib(910),
         threshold: Bytes::mib(900),
+        cleaning: None,
     };
 
     fn report_row(notebook: Option<&str>, memory: u64) -> report::Row {
@@ -258,17 +368,25 @@ mod tests {
         };
         let endless = Interval { least: Bytes::ZERO, most: Bytes(u64::MAX) };
         let table = [
-            (row(&of(interval(60, 60)), None, Some(1)), "holds 60.0 MiB; goes first"),
             (
-                row(&of(interval(60, 70)), None, Some(2)),
+                row(&of(interval(60, 60)), None, Some(1), &Cleaning::default()),
+                "holds 60.0 MiB; goes first",
+            ),
+            (
+                row(&of(interval(60, 70)), None, Some(2), &Cleaning::default()),
                 "holds 60.0 MiB to 70.0 MiB; was not the first to go",
             ),
             (
-                row(&of(interval(0, 70)), Some(Exclusion::ProtectedUser), None),
+                row(
+                    &of(interval(0, 70)),
+                    Some(Exclusion::ProtectedUser),
+                    None,
+                    &Cleaning::default(),
+                ),
                 "holds at most 70.0 MiB; its user is protected",
             ),
             (
-                row(&of(endless), Some(Exclusion::Backoff), None),
+                row(&of(endless), Some(Exclusion::Backoff), None, &Cleaning::default()),
                 "holds at most 80.0 MiB; it was ended a moment ago and is left alone for now",
             ),
         ];

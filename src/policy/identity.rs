@@ -35,7 +35,42 @@ pub enum Claim {
     /// Gives a tree's shared memory back when the tree is gone: `multiprocessing`'s and loky's
     /// resource tracker, torch's shared-memory manager.
     Tracker,
+    /// Runs PHP.
+    Php(Box<Php>),
     Plain,
+}
+
+/// A process that runs PHP, as its own title or argv says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Php {
+    pub role: PhpRole,
+    /// `pool:www`, `script:/srv/job.php`, `apache`; of a master nothing. Untrusted: it groups
+    /// processes of one uid, and is escaped where shown.
+    pub application: Box<str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PhpRole {
+    /// php-fpm's master: it serves no request and is never ended. Its claim counts where it runs
+    /// under uid 0 or has pool workers, and it is in nobody's tree.
+    Master,
+    /// A worker of a pool: only below a master.
+    Worker,
+    /// Apache with PHP in it: the topmost is like a master, those below it like workers.
+    Apache,
+    /// The command line's PHP with its script.
+    Script,
+}
+
+impl PhpRole {
+    /// What stands above a worker.
+    pub fn master(self) -> Option<PhpRole> {
+        match self {
+            PhpRole::Worker => Some(PhpRole::Master),
+            PhpRole::Apache => Some(PhpRole::Apache),
+            PhpRole::Master | PhpRole::Script => None,
+        }
+    }
 }
 
 impl Identity {
@@ -49,6 +84,30 @@ impl Claim {
         match self {
             Claim::Kernel(kernel) => Some(kernel),
             _ => None,
+        }
+    }
+
+    pub fn php(&self) -> Option<&Php> {
+        match self {
+            Claim::Php(php) => Some(php),
+            _ => None,
+        }
+    }
+
+    fn php_role(&self) -> Option<PhpRole> {
+        self.php().map(|php| php.role)
+    }
+
+    /// Whether what a settled process said once outlives what it says now: one `setproctitle`
+    /// must neither take a notebook out of the ranking nor make a script its own master.
+    fn outlives(&self, now: &Claim) -> bool {
+        match self {
+            Claim::Kernel(_) => now.kernel().is_none(),
+            Claim::Php(php) if php.role != PhpRole::Master => {
+                !matches!(now, Claim::Kernel(_) | Claim::Php(_))
+                    || now.php_role() == Some(PhpRole::Master)
+            }
+            _ => false,
         }
     }
 }
@@ -159,8 +218,8 @@ impl Identities {
 
     /// Takes a reading in. `false`: there is no room for another process.
     ///
-    /// A settled kernel stays a kernel whatever it writes over its argv later; otherwise one
-    /// `setproctitle` would take a notebook out of the ranking.
+    /// A settled kernel stays a kernel whatever it writes over its argv later, and a PHP script a
+    /// script.
     pub fn insert(&mut self, identity: Identity) -> bool {
         self.known.get_or_insert_default().insert(identity)
     }
@@ -190,6 +249,16 @@ impl Identities {
         self.get(root)?.marks.as_ref()?.session.as_deref()
     }
 
+    /// What a process works for: a notebook's path, else its kernel's id; a pool, a script.
+    /// `None`: nobody knows. Untrusted: escape where shown.
+    pub fn application(&self, root: ProcKey) -> Option<&str> {
+        let identity = self.get(root)?;
+        match &identity.claim {
+            Claim::Php(php) => Some(&php.application).filter(|name| !name.is_empty()).map(|n| &**n),
+            _ => self.notebook(root).or_else(|| self.kernel_id(root)),
+        }
+    }
+
     /// The kernel's uuid, as its connection file's name gives it.
     pub fn kernel_id(&self, root: ProcKey) -> Option<&str> {
         self.get(root)?.claim.kernel()?.kernel_id.as_deref()
@@ -204,7 +273,7 @@ impl Known {
         let turn = self.turn;
         if let Some(entry) = self.entries.get_mut(&identity.key) {
             let old = &entry.identity;
-            if old.settled && old.claim.kernel().is_some() && identity.claim.kernel().is_none() {
+            if old.settled && old.claim.outlives(&identity.claim) {
                 entry.identity.comm = identity.comm;
             } else {
                 entry.identity = identity;

@@ -101,6 +101,8 @@ pub enum SettledBy {
     LowerBound,
     /// Size did not decide: growth did.
     Growth,
+    /// … who is not essential did.
+    Policy,
 }
 
 impl SettledBy {
@@ -112,6 +114,7 @@ impl SettledBy {
             SettledBy::Pss => "pss",
             SettledBy::LowerBound => "lower-bound",
             SettledBy::Growth => "growth",
+            SettledBy::Policy => "policy",
         }
     }
 }
@@ -584,6 +587,7 @@ impl SettledBy {
             SettledBy::Pss => 3,
             SettledBy::LowerBound => 4,
             SettledBy::Growth => 5,
+            SettledBy::Policy => 6,
         };
         if weight(other) > weight(self) { other } else { self }
     }

@@ -2,22 +2,26 @@
 //! end if memory ran short now. For `nbguard ps` and the HTTP interface alike. Allocates. Pure: no
 //! files, no clock.
 
-use crate::config::{Gate as GateForm, Settings};
+use crate::config::{Gate as GateForm, Resource, Settings, Words};
 use crate::facts::{Field, Proc};
 use crate::ids::ProcKey;
 use crate::parse::escape;
+use crate::policy::apps::App;
+use crate::policy::clean::Listed;
 use crate::policy::decide::{By, Exclusion, Gate, Kill, Measure, Screen, Verdict};
 use crate::policy::explain::{self, Facts};
 use crate::policy::identity::Identities;
 use crate::policy::rank::{self, Ranking};
 use crate::policy::tree::Forest;
-use crate::report::{NotebookView, ProcessRecord, Row, Unattributed, Would};
-use crate::units::Bytes;
+use crate::report::{Application, Cleaning, NotebookView, ProcessRecord, Row, Unattributed, Would};
+use crate::units::{Bytes, Share};
 
 /// The longest text that a process chose: a path of 200 characters has room, 4 KiB have not.
 pub const TEXT_MAX: usize = 512;
 /// Unattributed processes that are named.
 const TOP: usize = 8;
+/// Applications that are named.
+const APPLICATIONS: usize = 32;
 
 /// What a telling is of: one scan, and what was decided on it.
 #[derive(Clone, Copy)]
@@ -28,6 +32,8 @@ pub struct Told<'a> {
     pub screen: &'a Screen,
     pub ranking: &'a Ranking,
     pub verdict: &'a Verdict,
+    /// The settings of each container, by its number in the scan: whose lists they are.
+    pub settings: &'a dyn Fn(u16) -> Option<&'a Settings>,
 }
 
 /// How much is told. What is left out is in the sums all the same.
@@ -60,25 +66,115 @@ impl Told<'_> {
         match self.verdict {
             Verdict::Kill(kill) => Some(kill),
             Verdict::Hold(hold) => hold.would.as_ref(),
-            Verdict::NeedIdentity | Verdict::NeedPss => None,
+            Verdict::NeedIdentity | Verdict::NeedPss | Verdict::NeedActivity => None,
         }
     }
 
     /// The ranked rows, as in the record: the one that goes first stands first.
     pub fn rows(&self, bounds: Bounds) -> Vec<Row> {
-        let ranked = self.ranking.rows();
         let first = self.chosen().map(|kill| kill.workload);
-        let at = ranked.iter().position(|row| Some(row.workload) == first);
-        let others = (0..ranked.len()).filter(|place| Some(*place) != at);
         let mut left = bounds.all_members;
-        let places = at.into_iter().chain(others).take(bounds.rows);
-        places
+        self.places()
+            .into_iter()
+            .take(bounds.rows)
             .map(|place| {
                 let row = self.row(place, first, bounds.members.min(left));
                 left -= row.members.len();
                 row
             })
             .collect()
+    }
+
+    /// The places in the ranking as they are shown: whoever would go, in that order, then the rest
+    /// by size.
+    pub fn places(&self) -> Vec<usize> {
+        let first = self.chosen().map(|kill| kill.workload);
+        let cleaned = self.screen.cleaning().order().iter().copied();
+        let going = first.into_iter().chain(cleaned.filter(|number| Some(*number) != first));
+        let mut places: Vec<usize> =
+            going.filter_map(|number| Some(self.ranking.place(number)? as usize)).collect();
+        let mut is_going = vec![false; self.ranking.rows().len()];
+        for place in &places {
+            is_going[*place] = true;
+        }
+        places.extend((0..is_going.len()).filter(|place| !is_going[*place]));
+        places
+    }
+
+    /// What of a row `idle-first` knows: application, activity, for how long, on which list.
+    pub fn inside(&self, number: u32) -> Inside {
+        let workload = self.forest.workloads().get(number as usize);
+        let application = workload.and_then(|w| self.ids.application(w.root)).map(text);
+        let Some(score) = self.screen.cleaning().score(number) else {
+            return Inside { application, ..Inside::default() };
+        };
+        let lists = workload.and_then(|workload| (self.settings)(workload.container));
+        let listed = score.listed.zip(lists).and_then(|(listed, lists)| match listed {
+            Listed::Deny(at) => Some(format!("deny {}", lists.deny.get(usize::from(at))?)),
+            Listed::Allow(at) => Some(format!("allow {}", lists.allow.get(usize::from(at))?)),
+        });
+        Inside {
+            application,
+            activity: Some(score.activity.as_str().to_owned()),
+            idle_s: score.idle,
+            listed,
+        }
+    }
+
+    /// The applications and their shares, where that was the question.
+    pub fn cleaning(&self, settings: &Settings) -> Option<Cleaning> {
+        let made = self.screen.cleaning();
+        if !made.is_made() {
+            return None;
+        }
+        let mut apps: Vec<&App> = made.apps(self.forest.workloads()).collect();
+        apps.sort_by_key(|app| std::cmp::Reverse(app.memory));
+        let of = match settings.resource {
+            Resource::Memory => "the total",
+            Resource::Cpu => "the CPU time of all processes between two looks",
+        };
+        Some(Cleaning {
+            resource: settings.resource.word().to_owned(),
+            ratio: fraction(settings.ratio),
+            of: of.to_owned(),
+            clear: settings.clear.word().to_owned(),
+            important: made.important().map(|app| self.application(app, settings)),
+            after: None,
+            applications: apps
+                .iter()
+                .take(APPLICATIONS)
+                .map(|app| self.application(app, settings))
+                .collect(),
+            candidates: u32::try_from(made.order().len()).unwrap_or(u32::MAX),
+            needed: made.needed(),
+            first: None,
+            number: 1,
+        })
+    }
+
+    /// What an application is called: its name, or the first of its processes.
+    pub fn name(&self, app: &App) -> String {
+        let Some(first) = self.forest.workloads().get(app.first as usize) else {
+            return String::new();
+        };
+        match self.ids.application(first.root) {
+            Some(name) => text(name),
+            None => {
+                format!("{} (pid {})", comm(&self.procs[first.root_index as usize]), first.root.pid)
+            }
+        }
+    }
+
+    pub fn application(&self, app: &App, settings: &Settings) -> Application {
+        let whole = self.screen.cleaning().whole();
+        Application {
+            name: self.name(app),
+            processes: app.processes,
+            memory: app.memory,
+            memory_share: whole.memory_share(app).map(fraction),
+            cpu_share: whole.cpu_share(app).map(fraction),
+            over: whole.is_over(app, settings) == Some(true),
+        }
     }
 
     fn row(&self, place: usize, first: Option<u32>, members: usize) -> Row {
@@ -88,6 +184,7 @@ impl Told<'_> {
         // What settled it that those below stand below.
         let others = self.ranking.rows()[place + 1..].iter();
         let all = self.forest.members(workload).iter().take(members);
+        let Inside { application, activity, idle_s, listed } = self.inside(ranked.workload);
         Row {
             pid: ranked.root.pid,
             start: ranked.root.start,
@@ -101,7 +198,11 @@ impl Told<'_> {
             uid: Some(workload.uid),
             container: None,
             eligible: exclusion.map_or("yes", Exclusion::as_str).to_owned(),
-            because: explain::row(ranked, exclusion, first),
+            because: explain::row(ranked, exclusion, first, self.screen.cleaning()),
+            application,
+            activity,
+            idle_s,
+            listed,
             members: all.map(|member| record(&self.procs[member.index as usize])).collect(),
         }
     }
@@ -132,6 +233,10 @@ impl Told<'_> {
             container_pid: self.ids.get(key).map(|identity| identity.nspid),
             eligible: row.eligible,
             because: row.because,
+            application: row.application,
+            activity: row.activity,
+            idle_s: row.idle_s,
+            listed: row.listed,
             processes: row.members,
             processes_total: u32::try_from(all).unwrap_or(u32::MAX),
         }
@@ -158,7 +263,7 @@ impl Told<'_> {
                     None => explain::hold(hold.reason, first, facts),
                 },
             },
-            Verdict::NeedIdentity | Verdict::NeedPss => Would {
+            Verdict::NeedIdentity | Verdict::NeedPss | Verdict::NeedActivity => Would {
                 end: None,
                 reason: "unknown".to_owned(),
                 sentence: "Not to be told: some processes cannot be read (are you root?)"
@@ -187,6 +292,19 @@ impl Told<'_> {
         order.sort_by_key(|index| std::cmp::Reverse(memory_of(&self.procs[*index as usize])));
         order.iter().take(most).map(|index| record(&self.procs[*index as usize])).collect()
     }
+}
+
+/// What `idle-first` knows of a row.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Inside {
+    pub application: Option<String>,
+    pub activity: Option<String>,
+    pub idle_s: Option<u64>,
+    pub listed: Option<String>,
+}
+
+fn fraction(share: Share) -> f64 {
+    f64::from(share.0) / f64::from(Share::ONE.0)
 }
 
 /// To a ten-thousandth: what is shown is a percent.
@@ -254,6 +372,7 @@ mod tests {
             baseline: None,
             paused: false,
             late: true,
+            inside: None,
         };
         let verdict = screen.decide(&case, &mut world.ranking);
         let told = Told {
@@ -263,9 +382,11 @@ mod tests {
             screen: &screen,
             ranking: &world.ranking,
             verdict: &verdict,
+            settings: &|_| None,
         };
         let rows = told.rows(bounds);
         let facts = Facts {
+            cleaning: None,
             domain: "container",
             container: Some("lab"),
             total: TOTAL,

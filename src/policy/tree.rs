@@ -1,5 +1,5 @@
-//! Groups the processes of a domain into workloads: notebook kernels with everything that
-//! belongs to them. What cannot be placed is counted, never guessed into a tree.
+//! Groups the processes of a domain into workloads: notebook kernels and PHP workers, with
+//! everything that belongs to them. What cannot be placed is counted, never guessed into a tree.
 //! Pure: no files, no clock. `build` does not allocate once its vectors have grown.
 //!
 //! The rule, in this order: descendants of the topmost kernel of a line; forks of a kernel that
@@ -9,13 +9,17 @@
 //! A kernel below a kernel (papermill in a cell) belongs to the outer one: ending the outer ends
 //! it too, and a process cannot leave its notebook's sum by writing a connection file, or a
 //! server's name, into its own argv.
+//!
+//! PHP takes what notebooks leave: whatever is in a notebook's tree stays there, so a title that
+//! speaks of PHP takes nothing out of a notebook. A pool's worker is one below its master, which
+//! is never ended; an Apache below an Apache the same; a script one where nothing above it is.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use crate::facts::Proc;
 use crate::ids::ProcKey;
-use crate::policy::identity::{Claim, Evidence, Identities, Identity, Kernel};
+use crate::policy::identity::{Claim, Evidence, Identities, Identity, Kernel, PhpRole};
 use crate::units::Bytes;
 
 /// Trackers spared by one kill: a tree has one of multiprocessing's and one of loky's; twice
@@ -37,7 +41,7 @@ pub struct Context<'a> {
     pub guard: &'a [u32],
 }
 
-/// One kernel and everything that ends with it.
+/// One kernel, or one PHP worker or script, and everything that ends with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
     pub root: ProcKey,
@@ -46,6 +50,8 @@ pub struct Workload {
     pub container: u16,
     pub uid: u32,
     pub bar: Option<Bar>,
+    /// It belongs to nothing else, and a deny list names it ([`Forest::deny`]).
+    pub denied: bool,
     members: Range<u32>,
 }
 
@@ -130,7 +136,7 @@ struct Top {
 struct Node {
     parent: u32,
     depth: u32,
-    /// The topmost kernel above it or itself.
+    /// The topmost kernel, or the topmost PHP, above it or itself.
     top: u32,
     /// The workload, by its place in `workloads`.
     owner: u32,
@@ -142,6 +148,14 @@ struct Node {
     above: bool,
     init: bool,
     guard: bool,
+    /// What it runs of PHP.
+    php: Option<PhpRole>,
+    /// A master with workers.
+    feeds: bool,
+    /// A deny list names it, or what it is below.
+    denied: bool,
+    /// Something below it is in a tree, or may never end.
+    holds: bool,
     /// A second reading of a pid that is in the scan already.
     twice: bool,
 }
@@ -159,6 +173,10 @@ impl Node {
         above: false,
         init: false,
         guard: false,
+        php: None,
+        feeds: false,
+        denied: false,
+        holds: false,
         twice: false,
     };
 
@@ -179,7 +197,8 @@ impl Forest {
         &self.members[workload.members.start as usize..workload.members.end as usize]
     }
 
-    /// Processes that launched kernels, or are notebook servers by their argv.
+    /// Processes that launched kernels, are notebook servers by their argv, or masters of PHP
+    /// workers.
     pub fn servers(&self) -> &[u32] {
         &self.servers
     }
@@ -223,7 +242,63 @@ impl Forest {
         self.found(procs, ids);
         self.shelter(procs, ids);
         self.adopt(procs, ids);
+        self.found_php(procs, ids);
         self.list(procs);
+    }
+
+    /// Makes workloads, after `build`, of processes that belong to nothing and that `is_denied`
+    /// names, each with what is below it. Never of one above anything that has a place already,
+    /// and never of one whose user nobody knows.
+    pub fn deny(&mut self, procs: &[Proc], ids: &Identities, is_denied: impl Fn(&Proc) -> bool) {
+        self.mark_holders();
+        let mut roots = std::mem::take(&mut self.scratch);
+        roots.clear();
+        for at in 0..self.order.len() {
+            let i = self.order[at];
+            let node = self.nodes[i as usize];
+            let proc = &procs[i as usize];
+            let below = node.parent != NONE && self.nodes[node.parent as usize].denied;
+            // What says that it is of a pool is, or will be, somebody's worker or their master.
+            let of_pool = node.php.is_some_and(|role| role != PhpRole::Script);
+            let may = node.is_free() && node.known && !(node.holds || of_pool || proc.is_zombie());
+            let is_root = !below && may && is_denied(proc);
+            self.nodes[i as usize].denied = below || is_root;
+            if is_root {
+                roots.push(i);
+            }
+        }
+        if roots.is_empty() {
+            self.scratch = roots;
+            return;
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.owner != NONE) {
+            node.owner = self.workloads[node.owner as usize].root_index;
+        }
+        for i in &roots {
+            let node = &mut self.nodes[*i as usize];
+            (node.owner, node.via) = (*i, Via::Root);
+            let workload = new_workload(&procs[*i as usize], *i, ids);
+            self.workloads.push(Workload { denied: true, ..workload });
+        }
+        self.scratch = roots;
+        self.workloads.sort_unstable_by_key(|w| (w.container, w.root));
+        self.number_owners(procs.len());
+        self.adopt(procs, ids);
+        self.list(procs);
+    }
+
+    fn mark_holders(&mut self) {
+        for i in 0..self.nodes.len() {
+            let node = &self.nodes[i];
+            if node.owner == NONE && node.is_free() {
+                continue;
+            }
+            let mut at = node.parent;
+            while at != NONE && !self.nodes[at as usize].holds {
+                self.nodes[at as usize].holds = true;
+                at = self.nodes[at as usize].parent;
+            }
+        }
     }
 
     /// Tells the cache who was placed where, for the scans to come.
@@ -313,6 +388,7 @@ impl Forest {
                 if node.parent == NONE { NONE } else { self.nodes[node.parent as usize].top };
             let node = &mut self.nodes[i];
             node.known = identity.is_some();
+            node.php = identity.and_then(|id| id.claim.php()).map(|php| php.role);
             node.kernel = kernel && !node.twice;
             node.top = match (above, node.kernel) {
                 (NONE, true) => i as u32,
@@ -464,6 +540,96 @@ impl Forest {
             if node.owner == NONE && id.claim == Claim::Server && (id.settled || !below_server) {
                 self.nodes[i].server = true;
             }
+        }
+    }
+
+    /// Makes workloads of what runs PHP and is in no notebook. Does nothing where nobody does.
+    fn found_php(&mut self, procs: &[Proc], ids: &Identities) {
+        let mut roots = std::mem::take(&mut self.scratch);
+        roots.clear();
+        self.mark_feeders();
+        for at in 0..self.order.len() {
+            let i = self.order[at];
+            let parent = self.nodes[i as usize].parent;
+            if parent != NONE && self.nodes[i as usize].top == NONE {
+                self.nodes[i as usize].top = self.nodes[parent as usize].top;
+            }
+            let Some(role) = self.nodes[i as usize].php else { continue };
+            if self.is_master(procs, ids, i, role) {
+                self.nodes[i as usize].server = true;
+                self.shelter_above(i);
+            } else if self.is_php_root(i, role) {
+                // What is below it comes later and takes its place from here.
+                self.nodes[i as usize].top = i;
+                roots.push(i);
+            }
+        }
+        let found = !roots.is_empty();
+        if found {
+            for node in &mut self.nodes {
+                if node.owner != NONE {
+                    node.owner = self.workloads[node.owner as usize].root_index;
+                }
+            }
+            for i in &roots {
+                self.nodes[*i as usize].owner = *i;
+                self.nodes[*i as usize].via = Via::Root;
+                self.workloads.push(new_workload(&procs[*i as usize], *i, ids));
+            }
+            self.workloads.sort_unstable_by_key(|w| (w.container, w.root));
+        }
+        self.scratch = roots;
+        if found {
+            self.number_owners(procs.len());
+            self.adopt(procs, ids);
+        }
+    }
+
+    /// Whoever has workers below it.
+    fn mark_feeders(&mut self) {
+        for i in 0..self.nodes.len() {
+            let node = self.nodes[i];
+            let master = node.php.and_then(PhpRole::master);
+            if let (Some(master), false) = (master, node.parent == NONE) {
+                let parent = &mut self.nodes[node.parent as usize];
+                parent.feeds |= parent.php == Some(master);
+            }
+        }
+    }
+
+    /// A title can be forged: without workers below it, or root's uid, a master is none.
+    fn is_master(&self, procs: &[Proc], ids: &Identities, i: u32, role: PhpRole) -> bool {
+        let node = &self.nodes[i as usize];
+        let serves = matches!(role, PhpRole::Master | PhpRole::Apache);
+        // A worker that was forked a moment ago has its master's title still.
+        let is_topmost = node.parent == NONE || self.nodes[node.parent as usize].php != Some(role);
+        serves
+            && is_topmost
+            && node.owner == NONE
+            && !node.twice
+            && (node.feeds || ids.get(procs[i as usize].key).is_some_and(|id| id.uid == 0))
+    }
+
+    /// A worker below its master, or a script with no PHP above it.
+    fn is_php_root(&self, i: u32, role: PhpRole) -> bool {
+        let node = &self.nodes[i as usize];
+        let is_its_place = match role {
+            PhpRole::Script => true,
+            _ if node.parent == NONE => false,
+            role => {
+                let parent = &self.nodes[node.parent as usize];
+                parent.server && parent.php.is_some() && parent.php == role.master()
+            }
+        };
+        is_its_place && node.is_free() && node.top == NONE
+    }
+
+    /// What started a master lives as long as the master does.
+    fn shelter_above(&mut self, i: u32) {
+        let mut at = self.nodes[i as usize].parent;
+        while at != NONE && !self.nodes[at as usize].above {
+            self.nodes[at as usize].above = true;
+            at = self.nodes[at as usize].parent;
         }
     }
 
@@ -660,6 +826,7 @@ fn new_workload(proc: &Proc, index: u32, ids: &Identities) -> Workload {
         container: proc.container,
         uid: ids.get(proc.key).map_or(0, |id| id.uid),
         bar: None,
+        denied: false,
         members: 0..0,
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::identity::{Claim, Evidence, Identities, Identity, Kernel, Marks};
+use super::identity::{Claim, Evidence, Identities, Identity, Kernel, Marks, Php, PhpRole};
 use super::rank::{GroupMemory, Purpose, Ranking, status_budget};
 use super::tree::{Context, Forest};
 use crate::facts::{Comm, Field, Proc, ProcMemory, Why};
@@ -14,6 +14,8 @@ use crate::units::Bytes;
 pub const INIT: u32 = 1;
 pub const SERVER: u32 = 7;
 pub const USER: u32 = 1000;
+/// Debian's www-data.
+pub const WWW: u32 = 33;
 /// Code and libraries that every process maps.
 pub const FILE_PAGES: Bytes = Bytes::mib(20);
 
@@ -70,6 +72,7 @@ impl World {
             sid: pid,
             comm: Comm::new(b"python3"),
             state: b'S',
+            ticks: 0,
             rss: FILE_PAGES,
             container: 0,
             memory: Field::Unknown(Why::NotRead),
@@ -123,6 +126,16 @@ impl World {
 
     pub fn claim(&mut self, pid: u32, claim: Claim) -> &mut World {
         self.id(pid).claim = claim;
+        self
+    }
+
+    /// A process that runs PHP; a master gets root's uid, all others www-data's.
+    pub fn php(&mut self, pid: u32, parent: u32, role: PhpRole, application: &str) -> &mut World {
+        let php = Php { role, application: application.into() };
+        self.bare(pid, parent).claim(pid, Claim::Php(Box::new(php)));
+        self.id(pid).uid = if role == PhpRole::Master { 0 } else { WWW };
+        self.proc(pid).comm = Comm::new(b"php");
+        self.id(pid).comm = Comm::new(b"php");
         self
     }
 

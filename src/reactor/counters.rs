@@ -101,6 +101,7 @@ pub(super) fn zero() -> Counters {
         kills: Tally::of(KillWhy::ALL.map(KillWhy::as_str)),
         holds: Tally::of(HoldReason::ALL.map(HoldReason::as_str)),
         messages: Tally::of(Told::words()),
+        stacks: super::inside::outcomes(),
         http: Tally::of(codes),
         errors: Tally::of(Trouble::ALL.map(Trouble::as_str)),
         guard: Guard {

@@ -4,23 +4,25 @@
 
 use ::log::warn;
 
+use super::clean;
 use super::counters::Trouble;
 use super::helper::{Asker, Question};
 use super::orders;
 use super::watch::{self, Kind, Steps, Wanted};
 use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
-use crate::config::{Gate as GateForm, Settings};
+use crate::config::{Gate as GateForm, Policy, Settings};
 use crate::facts::{Figures, Limit, Proc};
 use crate::host::{StatFiles, procs};
 use crate::ids::{ProcKey, WatchId};
+use crate::policy::clean::Inside;
 use crate::policy::decide::{
     self, Before, Case, Exclusion, Gate, HoldReason, Kill, Scale, Screen, Verdict,
 };
 use crate::policy::episode::{ANSWER_BUDGET, Decision, Level, Looked};
 use crate::policy::identity::Wanted as Reading;
 use crate::policy::orders::Whom;
-use crate::policy::rank::{GroupMemory, Purpose, Ranking, status_budget};
+use crate::policy::rank::{GroupMemory, Purpose, Ranking};
 use crate::policy::tree::{Context, Forest};
 use crate::roots::{Buffer, Roots};
 use crate::runtime::jupyter;
@@ -211,9 +213,12 @@ impl Reactor {
             scratch.groups.push(own.as_ref().map(GroupMemory::from));
         }
         find_inits(&scratch.procs, &mut scratch.inits);
-        let Some(domain) = domain_of_mut(who, watches, host) else { return };
+        let Some(domain) = domain_of(who, watches, host) else { return };
         let context = Context { inits: &scratch.inits, guard: &scratch.guard };
         scratch.forest.build(&scratch.procs, &domain.identities, &context);
+        self.look_inside(who);
+        let Reactor { watches, host, scratch, .. } = self;
+        let Some(domain) = domain_of_mut(who, watches, host) else { return };
         scratch.forest.remember(&scratch.procs, &mut domain.identities);
         scratch.of = Some(who);
         scratch.verdict = None;
@@ -354,11 +359,14 @@ impl Reactor {
         let Some(settings) = self.settings(who) else { return Decision::Hold };
         let purpose = Screen::purpose(settings, scale, &gate);
         self.scan(who);
-        let budget = status_budget(self.scratch.procs.len());
+        let budget = self.status_budget(who);
         self.order(who, purpose, budget, last);
         let verdict = self.decide(who, last, &gate, scale);
         self.scratch.verdict = verdict;
         match verdict {
+            Some(Verdict::Kill(kill)) if kill.why.is_cleaners() => {
+                Decision::Clear { gently: self.ends_gently(who) }
+            }
             Some(Verdict::Kill(_)) => Decision::Kill,
             Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,
             Some(Verdict::Hold(hold)) => match hold.reason {
@@ -380,6 +388,11 @@ impl Reactor {
                 self.want(who, Wanted::Pss(keys));
                 Decision::Ask
             }
+            Some(Verdict::NeedActivity) => {
+                let keys = self.asked();
+                self.want(who, Wanted::Activity(keys));
+                Decision::Ask
+            }
             None => Decision::Hold,
         }
     }
@@ -391,19 +404,31 @@ impl Reactor {
         gate: &Gate,
         scale: Scale,
     ) -> Option<Verdict> {
+        let now = self.now();
         let Reactor { watches, host, scratch, orders, .. } = self;
         let watch = who.and_then(|id| watches[id.slot as usize].as_ref());
         let container = watch.map(|watch| watch.found.id.as_str());
-        let Scratch { ranking, forest, procs, screen, .. } = scratch;
+        let domain = domain_of(who, watches, host)?;
+        let Scratch { ranking, forest, procs, screen, slots, .. } = scratch;
+        let of_container = |number: u16| clean::settings_at(number, slots, watches);
+        let inside = Inside {
+            ids: &domain.identities,
+            activities: &domain.activities,
+            settings: &of_container,
+            now,
+            clearing: domain.machine.is_clearing(),
+            spent: domain.chain.as_ref().is_some_and(|chain| chain.is_spent(now)),
+        };
         let case = Case {
             forest,
             procs,
             settings: settings_of(who, watches, host)?,
             scale,
             gate,
-            baseline: domain_of(who, watches, host)?.baseline.as_deref(),
+            baseline: domain.baseline.as_deref(),
             paused: orders.pause(container, orders::wall()).is_some(),
             late,
+            inside: Some(&inside),
         };
         Some(screen.decide(&case, ranking))
     }
@@ -437,12 +462,20 @@ impl Reactor {
                 let until = std::time::Instant::now() + ANSWER_BUDGET;
                 self.helper.ask(Question::Pss { asker: who, episode, keys, until });
             }
+            Wanted::Activity(keys) => {
+                domain.listening = true;
+                self.ask_activity(who, &keys);
+            }
         }
     }
 
     /// Who would end if the threshold were reached now, and what that one holds.
     pub(super) fn would_end(&mut self, who: Asker) -> Option<(Kill, Bytes)> {
         let (gate, scale) = self.scratch.gate?;
+        // Who is idle reads nothing, and who is busy does not end.
+        if self.settings(who)?.policy == Policy::IdleFirst {
+            return None;
+        }
         if self.scratch.of != Some(who) {
             self.scan(who);
             self.order(who, Purpose::Each, usize::MAX, false);
@@ -474,11 +507,13 @@ impl Reactor {
         let Some(domain) = domain_of_mut(who, watches, host) else { return };
         domain.identities.prune(&scratch.procs);
         domain.lent = false;
+
         domain.baseline.get_or_insert_default().take(&scratch.ranking);
         if let Some(id) = who {
             self.place_for_notebooks(id);
             self.keep_stat_files(id);
         }
+        self.ask_at_warning(who);
     }
 
     /// What an episode reads first is kept open for it. A host's episode has too much of it.
@@ -545,6 +580,7 @@ impl Reactor {
         let Scratch { forest, procs, targets, .. } = scratch;
         let Some(workload) = forest.workloads().get(kill.workload as usize) else { return false };
         targets.clear();
+        let gently = clean::is_gentle(kill, &domain.identities);
         let mut unread = 0;
         for member in forest.members(workload) {
             let proc = &procs[member.index as usize];
@@ -552,6 +588,11 @@ impl Reactor {
                 continue;
             }
             let is_root = proc.key == workload.root;
+            if gently {
+                let spare = if is_root { Spare::No } else { Spare::Later };
+                targets.push(Target { key: proc.key, spare });
+                continue;
+            }
             let small = proc.rss <= crate::policy::tree::TRACKER_MAX;
             let unknown = domain.identities.get(proc.key).is_none();
             let spare = if !is_root && small && unknown && unread < UNREAD_MAX {
@@ -561,6 +602,9 @@ impl Reactor {
                 Spare::No
             };
             targets.push(Target { key: proc.key, spare });
+        }
+        if gently {
+            return true;
         }
         for index in forest.trackers(workload, procs, &domain.identities) {
             let key = procs[index as usize].key;
@@ -622,6 +666,7 @@ mod tests {
             sid: pid,
             comm: Comm::default(),
             state: b'S',
+            ticks: 0,
             rss: Bytes::ZERO,
             container,
             memory: Field::Unknown(Why::NotRead),

@@ -8,6 +8,7 @@ use ::log::debug;
 use mio::Interest;
 
 use super::Reactor;
+use super::ending::number;
 use super::helper::{Answer, Asker};
 use super::token::For;
 use super::watch::{self, Episode};
@@ -107,6 +108,7 @@ impl Reactor {
             draft: None,
             pss: Vec::new(),
             stalled: matches!(wake, Wake::Psi | Wake::HostPsi),
+            ticks: Vec::new(),
         };
         if let Some(domain) = self.domain_mut(who) {
             domain.episode = Some(Box::new(episode));
@@ -127,10 +129,13 @@ impl Reactor {
     fn kill(&mut self, who: Asker, rung: u8) -> Option<Input> {
         let signal = {
             let settings = self.settings(who)?;
-            settings.signals.get(usize::from(rung)).copied().unwrap_or(crate::config::Signal::Kill)
+            let signal = settings.signals.get(usize::from(rung)).copied();
+            number(signal.unwrap_or(crate::config::Signal::Kill))
         };
         if rung > 0 {
             let serial = self.serial(who)?;
+            let gently = self.endings.get(serial)?.gently;
+            let signal = if gently { libc::SIGKILL } else { signal };
             if let Some(why) = self.forbidden_since(who, serial) {
                 let draft = self.domain_mut(who)?.episode.as_mut()?.draft.as_mut();
                 if let Some(incident) = draft {
@@ -150,9 +155,16 @@ impl Reactor {
             return Some(Input::Decided(Decision::HoldForNow));
         }
         let before = self.held_then(who);
-        let (serial, signalled) = self.signal_tree(who, signal)?;
+        let gently = self.ends_gently(who);
+        let signal = if gently { libc::SIGQUIT } else { signal };
+        let (serial, signalled) = self.signal_tree(who, signal, gently)?;
+        let episode = self.domain(who)?.episode_id()?;
+        self.note_cleaned(who, episode);
         let draft = self.draft(who);
+        let cleans = draft.as_ref().is_some_and(|draft| draft.cleaning.is_some());
+        let ticks = if cleans { self.ticks_now() } else { Vec::new() };
         let episode = self.domain_mut(who)?.episode.as_mut()?;
+        episode.ticks = ticks;
         episode.serial = Some(serial);
         episode.signalled = Some(signalled);
         episode.before = before;
@@ -340,6 +352,7 @@ impl Reactor {
                     self.on_thread_told(watch, key, notice, told, kept);
                 }
                 Answer::Frozen { serial } => self.on_frozen(serial),
+                Answer::Heard { asker, heard, last } => self.on_heard(asker, heard, last),
                 Answer::Described { watch: Some(id), container, .. } => {
                     self.on_described(id, *container);
                 }

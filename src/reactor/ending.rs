@@ -36,6 +36,8 @@ pub(super) struct Ending {
     pub who: Asker,
     pub job: Job,
     pub set: KillSet,
+    /// A worker of php-fpm that gets to finish its request: SIGQUIT, then SIGKILL.
+    pub gently: bool,
     /// The container of the tree. Sweeps and the freezer reach no other, whatever other domains
     /// have scanned in the meantime.
     home: Option<WatchId>,
@@ -80,6 +82,7 @@ impl Endings {
             who: None,
             job: Job::with_room(ROOM),
             set: KillSet::default(),
+            gently: false,
             home: None,
             clean: 0,
             told: false,
@@ -153,7 +156,7 @@ impl Signals for Kernel<'_> {
     }
 }
 
-fn number(signal: Signal) -> i32 {
+pub(super) fn number(signal: Signal) -> i32 {
     match signal {
         Signal::Int => libc::SIGINT,
         Signal::Term => libc::SIGTERM,
@@ -164,7 +167,12 @@ fn number(signal: Signal) -> i32 {
 impl Reactor {
     /// Signals the workload of the verdict. Returns the kill's serial number and when the signals
     /// were out.
-    pub(super) fn signal_tree(&mut self, who: Asker, signal: Signal) -> Option<(u32, Moment)> {
+    pub(super) fn signal_tree(
+        &mut self,
+        who: Asker,
+        signal: i32,
+        gently: bool,
+    ) -> Option<(u32, Moment)> {
         if !self.fill_targets(who) {
             return None;
         }
@@ -179,7 +187,8 @@ impl Reactor {
         ending.clean = 0;
         ending.told = false;
         ending.frozen = None;
-        ending.job.begin(now, number(signal));
+        ending.gently = gently;
+        ending.job.begin(now, signal);
         let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         let domain = domain_of(who, watches, host);
         let stat_files = domain.and_then(|domain| domain.stat_files.as_deref());
@@ -204,10 +213,10 @@ impl Reactor {
     }
 
     /// The next rung for all that are left.
-    pub(super) fn escalate(&mut self, serial: u32, signal: Signal) {
+    pub(super) fn escalate(&mut self, serial: u32, signal: i32) {
         let Reactor { endings, roots, buffer, .. } = self;
         if let Some(ending) = endings.get_mut(serial) {
-            ending.job.escalate(&mut Kernel::of(roots, buffer), number(signal));
+            ending.job.escalate(&mut Kernel::of(roots, buffer), signal);
         }
     }
 
@@ -319,6 +328,10 @@ impl Reactor {
     pub(super) fn sweep(&mut self, serial: u32) {
         let now = self.now();
         let Some(ending) = self.endings.get(serial) else { return };
+        // Whoever is asked to finish may start what it needs for that.
+        if ending.job.asks() {
+            return;
+        }
         if ending.clean >= CLEAN || ending.frozen.is_some() || ending.job.frozen {
             return;
         }

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::inside::Heard;
 use super::message::Kept;
 use crate::act::message::Told;
 use crate::act::tripwire;
@@ -152,6 +153,12 @@ pub enum Answer {
     Incidents {
         client: Client,
         body: io::Result<Vec<u8>>,
+    },
+    /// What processes are at work on. `last`: there is no more to come.
+    Heard {
+        asker: Asker,
+        heard: Vec<Heard>,
+        last: bool,
     },
 }
 

@@ -20,7 +20,7 @@ use crate::config::Signal;
 use crate::host::procs;
 use crate::ids::{ProcKey, WatchId};
 use crate::parse::escape::escape;
-use crate::parse::template::{self, Values};
+use crate::parse::template::{self, LATER, RUNNING_MAX, Values};
 use crate::policy::decide::{Kill, Verdict, View};
 use crate::policy::episode::Notice;
 use crate::report::Incident;
@@ -33,6 +33,8 @@ const STACK: usize = 64 * 1024;
 /// Threads at once. Whoever holds up his own pipe holds up no more than two of them.
 const THREADS_MAX: usize = 8;
 const THREADS_OF_ONE: usize = 2;
+/// A text waits for what its notebook runs no longer than this: it is a warning.
+const RUNNING_TIME: Duration = Duration::from_millis(300);
 /// The same notebook is not told the same again before this, however usage goes up and down.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Texts that are remembered for that.
@@ -153,7 +155,17 @@ impl Reactor {
         if !self.messages.is_new(kill.root, notice, now) {
             return;
         }
-        let Some(text) = self.fill(id, &kill, holds, &text) else { return };
+        self.ask_evidence(who, kill.root);
+        let awaited = self.watch_mut(id).and_then(|watch| {
+            let awaited = watch.domain.awaited.as_mut().filter(|a| a.key == kill.root);
+            awaited.and_then(|awaited| awaited.running.take())
+        });
+        let running = match (&awaited, self.evidence(who, kill.root)) {
+            (_, Some(evidence)) => evidence.stack.running.clone().unwrap_or_default(),
+            (Some(_), None) => LATER.to_owned(),
+            (None, None) => String::new(),
+        };
+        let Some(text) = self.fill(id, &kill, holds, &text, &running) else { return };
         let Some(watch) = self.watch_mut(id) else { return };
         // A process that is killed at once shows nothing any more: only a log has use for a pipe.
         let keep_cell = watch.settings.signals.first() != Some(&Signal::Kill);
@@ -169,6 +181,13 @@ impl Reactor {
         let roots = Arc::clone(&self.roots);
         let started = self.messages.has_room_for(id)
             && self.messages.start(move || {
+                let text = match awaited.filter(|_| text.contains(LATER)) {
+                    None => text,
+                    Some(awaited) => {
+                        let running = awaited.recv_timeout(RUNNING_TIME);
+                        template::place(&text, &running.unwrap_or_default())
+                    }
+                };
                 let (told, kept) = say(&roots, key, text, keep_cell);
                 reply.give(Answer::Told { watch: id, key, notice: Some(notice), told, kept });
             });
@@ -191,16 +210,20 @@ impl Reactor {
         }
         let Some(kept) = rise.kept.take() else { return };
         self.deregister(kept.process.as_raw_fd());
+        let key = kill.root;
         let text = self.config.message.ended.clone();
         let filled = match text.is_empty() {
             true => None,
-            false => self.fill(id, &kill, holds, &text),
+            false => {
+                let evidence = self.evidence(who, key);
+                let running = evidence.and_then(|evidence| evidence.stack.running.clone());
+                self.fill(id, &kill, holds, &text, &running.unwrap_or_default())
+            }
         };
         let Some(text) = filled.filter(|_| self.messages.has_room()) else {
             return self.messages.close(Some(kept.stderr));
         };
         let reply = self.helper.reply();
-        let key = kill.root;
         let started = self.messages.start(move || {
             let told = kept.stderr.put(&laid_out(text, kept.stderr.place));
             drop(kept);
@@ -212,7 +235,14 @@ impl Reactor {
         self.messages.out.push(id);
     }
 
-    fn fill(&self, id: WatchId, kill: &Kill, holds: Bytes, text: &str) -> Option<String> {
+    fn fill(
+        &self,
+        id: WatchId,
+        kill: &Kill,
+        holds: Bytes,
+        text: &str,
+        running: &str,
+    ) -> Option<String> {
         let watch = self.watch(id)?;
         let workload = self.scratch.forest.workloads().get(kill.workload as usize)?;
         let view = View::of(workload, &watch.domain.identities);
@@ -238,9 +268,11 @@ impl Reactor {
             total: &total.to_string(),
             threshold: &watch.settings.threshold.to_string(),
             warning: &watch.settings.warning.to_string(),
+            running,
         };
-        // A byte is left for the line break before it.
-        Some(template::fill(text, &values, pipe::WHOLE - 1))
+        // A byte is left for the line break before it, and room for what is still to come.
+        let later = if running == LATER { RUNNING_MAX } else { 0 };
+        Some(template::fill(text, &values, pipe::WHOLE - 1 - later))
     }
 
     /// A thread has answered.
@@ -297,7 +329,9 @@ impl Reactor {
     /// Usage is low again, the episode is over, or the container is gone.
     pub(super) fn end_rise(&mut self, who: Asker) {
         self.forget_stat_files(who);
-        let kept = self.domain_mut(who).and_then(|domain| domain.rise.take()?.kept);
+        let Some(domain) = self.domain_mut(who) else { return };
+        (domain.evidence, domain.awaited) = (None, None);
+        let kept = domain.rise.take().and_then(|rise| rise.kept);
         self.drop_kept(kept);
     }
 

@@ -5,10 +5,12 @@
 //! `discovery` adds and removes watches, `watch` is what one is, `tripwire` moves `memory.high`,
 //! `effects` carries out what the state machines ask for, `decision` ranks and decides, `ending`
 //! follows the kill, `host` steps containers without a limit, `record` writes down what happened.
+//! `clean` is what `idle-first` asks beside.
 //! `control` is where commands come in, `orders` carries them out.
 //! `helper` and `writer` are the threads for what may block. `door` is where others ask, `http`
-//! answers them, `survey` has the figures for that.
+//! answers them, `survey` has the figures for that. `inside` asks what runs inside processes.
 
+mod clean;
 mod client;
 mod control;
 mod counters;
@@ -21,6 +23,7 @@ mod helper;
 mod hook;
 mod host;
 mod http;
+pub(crate) mod inside;
 mod kept;
 mod log;
 mod message;
@@ -197,6 +200,7 @@ struct Reactor {
     http: http::Http,
     surveys: kept::Surveys,
     messages: message::Messages,
+    inside: inside::Inside,
     state: StateFile,
     state_path: PathBuf,
     /// What people ordered: pauses and protections.
@@ -263,6 +267,7 @@ impl Reactor {
             http: http::Http::default(),
             surveys: kept::Surveys::default(),
             messages: message::Messages::default(),
+            inside: inside::Inside::default(),
             kmsg: record::Kmsg::open(&roots),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
@@ -577,11 +582,13 @@ fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// `nbguard` in the directory of this binary.
+/// `nbguard` in the directory of this binary, or in the `bin` beside its `sbin`.
 fn beside() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
-    let tool = own.with_file_name("nbguard");
-    if tool.exists() { tool } else { PathBuf::from("/usr/bin/nbguard") }
+    let near = own.with_file_name("nbguard");
+    let other = own.parent().and_then(Path::parent).map(|dir| dir.join("bin/nbguard"));
+    let found = [Some(near), other].into_iter().flatten().find(|tool| tool.exists());
+    found.unwrap_or_else(|| PathBuf::from("/usr/bin/nbguard"))
 }
 
 /// Seven descriptors a container, one for each process of a tree that is being ended, and those of

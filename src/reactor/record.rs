@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use ::log::{Level, info, log_enabled, warn};
 
 use super::Reactor;
+use super::clean;
 use super::helper::Asker;
 use super::orders::wall;
 use super::watch::{Kind, Watch};
@@ -26,6 +27,7 @@ use crate::policy::episode::{Outcome, Wake};
 use crate::policy::explain;
 use crate::policy::orders::Whom;
 use crate::policy::rank;
+use crate::policy::telling;
 use crate::policy::tree::Workload;
 use crate::report::{
     ContainerRecord, FiguresRecord, Incident, Kind as RecordKind, ProcessRecord, Refusal, Row,
@@ -165,8 +167,30 @@ impl Reactor {
         if self.scratch.of == Some(who) {
             self.fill_rows(who, &mut incident);
         }
+        if let (Some(cleaning), Some(Decided::Kill(kill))) =
+            (&mut incident.cleaning, &self.scratch.verdict)
+            && kill.why.is_cleaners()
+        {
+            self.number_end(who, cleaning);
+        }
         self.fill_verdict(&mut incident);
+        self.fill_stack(who, &mut incident);
         Some(Box::new(incident))
+    }
+
+    /// What is known of the victim by now: nobody is asked any more.
+    fn fill_stack(&mut self, who: Asker, incident: &mut Incident) {
+        let now = self.now();
+        let Some(victim) = &incident.victim else { return };
+        let row = incident.rows.iter().find(|row| row.pid == victim.pid);
+        let key = row.map(|row| ProcKey { pid: row.pid, start: row.start });
+        let Some(evidence) = key.and_then(|key| self.evidence(who, key)) else { return };
+        incident.stack = evidence.stack.frames.clone();
+        let age = u64::try_from(now.since(evidence.at).as_micros()).ok();
+        incident.timings.stack_to_decision_us = age;
+        if let Some(episode) = self.domain_mut(who).and_then(|domain| domain.episode.as_mut()) {
+            episode.timings.stack_to_decision_us = age;
+        }
     }
 
     fn skeleton(&self, who: Asker, id: EpisodeId, wall: SystemTime, wake: Wake) -> Incident {
@@ -207,6 +231,7 @@ impl Reactor {
             kernel_oom_kills: 0,
             message: Told::Skipped(Skip::NobodyEnded).to_string(),
             stack: Vec::new(),
+            cleaning: None,
         }
     }
 
@@ -254,7 +279,23 @@ impl Reactor {
             Some(Decided::Hold(hold)) => hold.would.map(|kill| (kill.workload, kill.settled_by)),
             _ => None,
         };
-        for row in scratch.ranking.rows().iter().take(ROWS_MAX) {
+        let slots = &scratch.slots;
+        let of_container = |number: u16| clean::settings_at(number, slots, &self.watches);
+        let verdict = scratch.verdict.unwrap_or(Decided::NeedPss);
+        let told = telling::Told {
+            procs,
+            ids: &domain.identities,
+            forest,
+            screen: &scratch.screen,
+            ranking: &scratch.ranking,
+            verdict: &verdict,
+            settings: &of_container,
+        };
+        if let Some(settings) = self.settings(who) {
+            incident.cleaning = told.cleaning(settings).map(Box::new);
+        }
+        for place in told.places().into_iter().take(ROWS_MAX) {
+            let row = &scratch.ranking.rows()[place];
             let Some(workload) = forest.workloads().get(row.workload as usize) else { continue };
             let root = &procs[workload.root_index as usize];
             let view = View::of(workload, &domain.identities);
@@ -270,6 +311,7 @@ impl Reactor {
                 .iter()
                 .take(MEMBERS_MAX)
                 .map(|member| process_record(&procs[member.index as usize]));
+            let inside = told.inside(row.workload);
             incident.rows.push(Row {
                 pid: workload.root.pid,
                 start: workload.root.start,
@@ -284,16 +326,12 @@ impl Reactor {
                 container: self.container_name(workload),
                 eligible: exclusion.map_or("yes", |e| e.as_str()).to_owned(),
                 because: self.because(row, exclusion, settled.map(|(first, _)| first), &view),
+                application: inside.application,
+                activity: inside.activity,
+                idle_s: inside.idle_s,
+                listed: inside.listed,
                 members: members.collect(),
             });
-        }
-        // The one that goes first stands first, whatever the order by size is.
-        if let Some((first, _)) = settled
-            && let Some(workload) = forest.workloads().get(first as usize)
-            && let Some(at) = incident.rows.iter().position(|r| r.pid == workload.root.pid)
-        {
-            let row = incident.rows.remove(at);
-            incident.rows.insert(0, row);
         }
         let servers = forest.servers().iter().take(ROWS_MAX);
         incident.servers = servers.map(|i| process_record(&procs[*i as usize])).collect();
@@ -314,7 +352,7 @@ impl Reactor {
         first: Option<u32>,
         view: &View<'_>,
     ) -> String {
-        let mut text = explain::row(row, exclusion, first);
+        let mut text = explain::row(row, exclusion, first, self.scratch.screen.cleaning());
         let slot = self.scratch.slots.get(usize::from(view.workload.container));
         let watch = slot.and_then(|slot| self.watches.get(*slot as usize)?.as_ref());
         let id = watch.map_or("", |watch| watch.found.id.as_str());
@@ -346,6 +384,7 @@ impl Reactor {
             usage: incident.figures.usage,
             unreclaimable: incident.figures.unreclaimable,
             threshold: incident.figures.threshold,
+            cleaning: incident.cleaning.as_deref(),
         };
         match &self.scratch.verdict {
             Some(Decided::Kill(kill)) => {
@@ -380,7 +419,7 @@ impl Reactor {
                     incident.sentence.push_str(&format!(" Otherwise: {otherwise}"));
                 }
             }
-            Some(Decided::NeedIdentity | Decided::NeedPss) | None => {
+            Some(Decided::NeedIdentity | Decided::NeedPss | Decided::NeedActivity) | None => {
                 incident.reason = HoldReason::Relieved.as_str().to_owned();
                 incident.sentence = explain::hold(HoldReason::Relieved, None, &facts);
             }
@@ -431,6 +470,13 @@ impl Reactor {
         let after = self.held_now(who);
         let draft = self.domain_mut(who).and_then(|d| d.episode.as_mut()?.draft.take());
         let Some(mut incident) = draft.or_else(|| self.draft(who)) else { return };
+        if let (Outcome::Killed, Some(cleaning)) = (outcome, &mut incident.cleaning)
+            && let Some(before) = &cleaning.important
+        {
+            let episode = self.domain_mut(who).and_then(|domain| domain.episode.as_mut());
+            let ticks = episode.map(|episode| std::mem::take(&mut episode.ticks));
+            cleaning.after = self.share_after(who, before, &ticks.unwrap_or_default());
+        }
         let Some(domain) = self.domain(who) else { return };
         let Some(episode) = &domain.episode else { return };
         incident.timings = episode.timings;
@@ -471,7 +517,11 @@ impl Reactor {
             None => &self.host.settings,
         };
         let rungs = usize::from(ending.job.rung()) + 1;
-        victim.signals = settings.signals.iter().take(rungs).map(|s| s.word().to_owned()).collect();
+        let words = |word: &str| word.to_owned();
+        victim.signals = match ending.gently {
+            true => ["QUIT", "KILL"].into_iter().take(rungs).map(words).collect(),
+            false => settings.signals.iter().take(rungs).map(|s| words(s.word())).collect(),
+        };
         victim.signalled = ending.job.signalled();
         victim.trackers_spared = ending.job.trackers();
         victim.sweeps = ending.job.sweeps;

@@ -18,7 +18,7 @@ use super::helper::Question;
 use super::kept::{FRESH, Kept, Numbers, Seen, Surveys, Todo, Whose};
 use super::orders;
 use super::watch::{Kind, Watch};
-use crate::config::{Gate as GateForm, Policy};
+use crate::config::{Gate as GateForm, Words};
 use crate::facts::{Figures, HostMode, Mode};
 use crate::ids::{ProcKey, WatchId};
 use crate::parse::escape;
@@ -261,7 +261,9 @@ impl Reactor {
                 }
             }
         }
+        self.note_activities(who);
         self.order(who, Purpose::Each, usize::MAX, false);
+        self.ask_at_survey(who);
         let sum = self.scratch.ranking.sum();
         let now = self.now();
         let gate = self.gate(id, now, figures, scale, Some(sum));
@@ -305,6 +307,8 @@ impl Reactor {
         let watch = self.watch(id)?;
         let ids = &watch.domain.identities;
         let scratch = &self.scratch;
+        let of_container =
+            |number: u16| super::clean::settings_at(number, &scratch.slots, &self.watches);
         let told = Told {
             procs: &scratch.procs,
             ids,
@@ -312,7 +316,9 @@ impl Reactor {
             screen: &scratch.screen,
             ranking: &scratch.ranking,
             verdict,
+            settings: &of_container,
         };
+        let cleaning = told.cleaning(&watch.settings).map(Box::new);
         let mut view = self.outline(watch);
         Numbers::of(figures).fill(&mut view);
         view.total = scale.total;
@@ -328,9 +334,11 @@ impl Reactor {
             usage: view.usage,
             unreclaimable: view.unreclaimable,
             threshold: view.threshold,
+            cleaning: cleaning.as_deref(),
         };
         let would = told.would(&rows, &facts);
         view.would = would;
+        view.cleaning = cleaning;
         view.sum = scratch.ranking.rows().iter().map(|row| row.figure()).sum();
         view.ratio = telling::part(view.sum, view.total);
         view.notebooks_total = count(scratch.ranking.rows().len());
@@ -356,11 +364,7 @@ impl Reactor {
             total: watch.steps.total,
             warning: watch.steps.warning,
             threshold: watch.steps.threshold,
-            policy: match settings.policy {
-                Policy::Largest => "largest",
-                Policy::Growing => "growing",
-            }
-            .to_owned(),
+            policy: settings.policy.word().to_owned(),
             dry_run: settings.dry_run,
             would: Would {
                 end: None,

@@ -47,7 +47,7 @@ impl Reactor {
         watch.steps = Steps::of(total, settings);
         watch.steps.last_call = settings
             .last_call
-            .filter(|_| settings.message && !settings.dry_run && says_last_call && !covered)
+            .filter(|_| Traits::of(settings).tells && says_last_call && !covered)
             .map(|share| total.times(share).whole_pages());
         let touches = settings.tripwire && !settings.dry_run && !v1 && !covered;
         let touches = touches && !watch.high.lost;

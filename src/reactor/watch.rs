@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
 
+use super::inside::{Awaited, Evidence};
 use super::message::Rise;
 use crate::config::{Protection, Settings};
 use crate::facts::{Events, Field, Figures, Limit, Mode, Why};
@@ -18,6 +19,8 @@ use crate::host::container::Container;
 use crate::host::discover::Found;
 use crate::host::group::{Group, Version};
 use crate::ids::{EpisodeId, ProcKey, WatchId};
+use crate::policy::activity::Activities;
+use crate::policy::clean::{ENDS_MAX, ENDS_SPAN};
 use crate::policy::episode::{Machine, Step, Traits, Wake};
 use crate::policy::identity::Identities;
 use crate::policy::rank::Baseline;
@@ -72,6 +75,36 @@ pub struct Episode {
     pub pss: Vec<(ProcKey, Field<Bytes>)>,
     /// PSI fired since it opened.
     pub stalled: bool,
+    /// Under `idle-first`: what everybody had run when the signals were out.
+    pub ticks: Vec<(ProcKey, u64)>,
+}
+
+/// The ends of `idle-first` in one shortage: each has an episode of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chain {
+    /// The episode that ended the first.
+    pub first: EpisodeId,
+    pub since: Moment,
+    pub ends: u32,
+}
+
+impl Chain {
+    /// With one more end; a new one, where the old one is over.
+    pub fn with(chain: Option<Chain>, episode: EpisodeId, now: Moment) -> Chain {
+        match chain.filter(|chain| chain.is_open(now)) {
+            Some(chain) => Chain { ends: chain.ends + 1, ..chain },
+            None => Chain { first: episode, since: now, ends: 1 },
+        }
+    }
+
+    fn is_open(&self, now: Moment) -> bool {
+        now.since(self.since) < ENDS_SPAN
+    }
+
+    /// Whether nobody more may end for now.
+    pub fn is_spent(&self, now: Moment) -> bool {
+        self.is_open(now) && self.ends >= ENDS_MAX
+    }
 }
 
 /// What every domain has, container, slice or host.
@@ -81,6 +114,8 @@ pub struct Domain {
     /// They were read for a survey alone: given back when nobody asks any more.
     pub lent: bool,
     pub episode: Option<Box<Episode>>,
+    /// Who ended under `idle-first`, and in which episode the first.
+    pub chain: Option<Box<Chain>>,
     /// The look before: thrash is proved by what happened between two.
     pub last: Option<(Moment, Figures)>,
     /// What everybody held at the warning look: who has grown since is told by it.
@@ -95,12 +130,23 @@ pub struct Domain {
     pub reading: bool,
     /// Who was told, while usage is high.
     pub rise: Option<Box<Rise>>,
+    /// Who is at work, where anybody goes by that.
+    pub activities: Activities,
+    /// What the notebook that held the most was running at the warning look.
+    pub evidence: Option<Box<Evidence>>,
+    /// The same while it is on its way.
+    pub awaited: Option<Box<Awaited>>,
+    /// When a survey asked what they do.
+    pub asked_inside: Option<Moment>,
+    /// A decision waits for what processes do.
+    pub listening: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
     Identities(Vec<ProcKey>),
     Pss(Vec<ProcKey>),
+    Activity(Vec<ProcKey>),
 }
 
 impl Domain {
@@ -110,6 +156,7 @@ impl Domain {
             identities: Identities::default(),
             lent: false,
             episode: None,
+            chain: None,
             last: None,
             baseline: None,
             followed: Vec::new(),
@@ -117,6 +164,11 @@ impl Domain {
             wanted: None,
             reading: false,
             rise: None,
+            activities: Activities::default(),
+            evidence: None,
+            awaited: None,
+            asked_inside: None,
+            listening: false,
         }
     }
 }
@@ -303,7 +355,23 @@ mod tests {
             draft: None,
             pss: Vec::new(),
             stalled: false,
+            ticks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn so_many_end_within_a_minute_and_no_more() {
+        let at = |second: u64| Moment(second * 1_000_000);
+        let mut chain = None;
+        for number in 1..=ENDS_MAX {
+            assert!(chain.is_none_or(|chain: Chain| !chain.is_spent(at(5))));
+            chain = Some(Chain::with(chain, EpisodeId([number as u8; 16]), at(5)));
+        }
+        let full = chain.unwrap();
+        assert_eq!((full.first, full.ends), (EpisodeId([1; 16]), ENDS_MAX));
+        assert!(full.is_spent(at(5)) && full.is_spent(at(64)) && !full.is_spent(at(65)));
+        let next = Chain::with(chain, EpisodeId([99; 16]), at(65));
+        assert_eq!((next.first, next.ends), (EpisodeId([99; 16]), 1));
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub struct Counters {
     pub steps: u64,
     /// What was told to notebooks: `written-cell`, `written-log`, or why not.
     pub messages: Tally,
+    /// Call stacks that were asked for, by what became of the question.
+    pub stacks: Tally,
     /// Hooks, by what became of them.
     pub hooks: Tally,
     /// Answers, by status code.

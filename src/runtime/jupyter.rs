@@ -14,9 +14,10 @@ use nix::unistd::{SysconfVar, read, sysconf};
 use crate::facts::Why;
 use crate::ids::ProcKey;
 use crate::parse::jupyter::{MarksReader, argv};
-use crate::parse::{stat, status_ids};
-use crate::policy::identity::{Identity, Marks};
+use crate::parse::{php_argv, stat, status_ids};
+use crate::policy::identity::{Claim, Identity, Marks};
 use crate::roots::{Buffer, Roots, why};
+use crate::runtime::php;
 
 /// A kernel's argv has some 300 bytes; a JVM's class path several KiB.
 pub const MAX_ARGV: usize = 16 << 10;
@@ -61,7 +62,15 @@ pub fn identify(
     // In the middle of exec both texts are empty (seen on 6.18 right after a vfork).
     let in_exec = cmdline.is_empty();
     let said = argv(cmdline);
+    let of_php = php_argv::argv(cmdline);
     let marks = read_marks(roots, key.pid, buffer)?;
+    let claim = match said.with(marks.as_ref()) {
+        Claim::Plain => match php::claim(roots, key.pid, of_php, buffer) {
+            Some(php) => Claim::Php(Box::new(php)),
+            None => Claim::Plain,
+        },
+        claim => claim,
+    };
     let ids = status_ids(text(roots.read_process(key.pid, "status", buffer))?)
         .map_err(|_| Why::Malformed)?;
     // Last, so that everything above was read of the process that `key` names.
@@ -77,7 +86,7 @@ pub fn identify(
         nspid: ids.nspid,
         comm: line.comm,
         settled: !in_exec && age.saturating_mul(1000) >= SETTLES_AFTER_MS * *TICKS,
-        claim: said.with(marks.as_ref()),
+        claim,
         marks: marks.map(Arc::new),
     })
 }

@@ -2,3 +2,5 @@
 //! `policy` as values.
 
 pub mod jupyter;
+pub mod php;
+pub mod stack;

@@ -1,7 +1,7 @@
 //! One trace file: opened beneath its directory, checked, and read by pread.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pread;
 use trace_layout::{Activity, Bad, Header, PAGE, TRACE_SUFFIX, header};
 
-use super::place::{Place, open_beneath};
+use super::place::{Name, Place, open_beneath};
 use super::{NEEDS_PTRACE, Trouble};
 
 /// NONBLOCK: opening a FIFO without a writer would wait for one.
@@ -22,24 +22,28 @@ const TRIES: usize = 8;
 
 /// A process's file, open for reading.
 #[derive(Debug)]
-pub struct TraceFile {
+pub struct TraceFile<'d> {
     fd: OwnedFd,
-    path: PathBuf,
+    dir: &'d Path,
+    name: Name,
     pub slots: u32,
     pid: u32,
     start: u64,
 }
 
-impl TraceFile {
+impl<'d> TraceFile<'d> {
     /// Opens the file of the place's process and reads its header into `page`.
     ///
     /// # Errors
     /// What is in the way.
-    pub fn open(place: &Place, page: &mut [u8; PAGE]) -> Result<(TraceFile, Header), Trouble> {
+    pub fn open(
+        place: &Place<'d>,
+        page: &mut [u8; PAGE],
+    ) -> Result<(TraceFile<'d>, Header), Trouble> {
         let target = place.target();
         let name = place.name_of(TRACE_SUFFIX);
-        let path = place.path_of(name.as_path());
-        let trouble = |errno| Trouble::of(path.clone(), errno, NEEDS_PTRACE);
+        let path = || place.path_of(name.as_path());
+        let trouble = |errno| Trouble::of(path(), errno, NEEDS_PTRACE);
         let fd = open_beneath(place.dir(), name.as_path(), READ, Mode::empty()).map_err(trouble)?;
         let stat = fstat(&fd).map_err(trouble)?;
         let what = match stat {
@@ -51,9 +55,16 @@ impl TraceFile {
             _ => None,
         };
         if let Some(what) = what {
-            return Err(Trouble::NotOurs { path, what });
+            return Err(Trouble::NotOurs { path: path(), what });
         }
-        let mut file = TraceFile { fd, path, slots: 0, pid: target.inner, start: target.key.start };
+        let mut file = TraceFile {
+            fd,
+            dir: place.path(),
+            name,
+            slots: 0,
+            pid: target.inner,
+            start: target.key.start,
+        };
         let header = file.read_header(page)?;
         let len = u64::try_from(stat.st_size).unwrap_or(0);
         if len < trace_layout::file_len(header.slots) as u64 {
@@ -109,17 +120,22 @@ impl TraceFile {
                 Ok(0) => return Err(self.bad(Bad::Short)),
                 Ok(n) => len += n,
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Trouble::Failed { path: self.path.clone(), errno }),
+                Err(errno) => return Err(Trouble::Failed { path: self.path(), errno }),
             }
         }
         Ok(())
     }
 
+    /// Made only when something is wrong with it: the guard reads without a heap block.
+    fn path(&self) -> PathBuf {
+        self.dir.join(self.name.as_path())
+    }
+
     pub(super) fn bad(&self, bad: Bad) -> Trouble {
-        Trouble::Bad { path: self.path.clone(), bad }
+        Trouble::Bad { path: self.path(), bad }
     }
 
     pub(super) fn forged(&self, what: &'static str) -> Trouble {
-        Trouble::Forged { path: self.path.clone(), what }
+        Trouble::Forged { path: self.path(), what }
     }
 }

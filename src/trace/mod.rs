@@ -5,10 +5,16 @@
 //! Everything below a process's own root directory is its container's making. No link is
 //! followed there, nothing leads out, nothing but a private regular file of the process's own
 //! user is read, and what is in it counts only as far as [`trace_layout`] can make sense of it.
+//!
+//! `php` and `cpython` need none of that: they read what an interpreter does out of its memory
+//! (`remote`).
 
+pub mod cpython;
 pub mod file;
 pub mod page;
+pub mod php;
 pub mod place;
+pub mod remote;
 pub mod ring;
 pub mod stale;
 pub mod table;

@@ -150,14 +150,14 @@ const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOE
 
 /// The trace directory of one process.
 #[derive(Debug)]
-pub struct Place {
+pub struct Place<'d> {
     dir: OwnedFd,
     target: Target,
     /// As its container calls it.
-    path: PathBuf,
+    path: &'d Path,
 }
 
-impl Place {
+impl<'d> Place<'d> {
     /// The directory `dir` (absolute, as the process sees it), if it is there.
     ///
     /// # Errors
@@ -165,13 +165,13 @@ impl Place {
     pub fn open(
         roots: &Roots,
         target: Target,
-        dir: &Path,
+        dir: &'d Path,
         buffer: &mut Buffer,
-    ) -> Result<Place, Trouble> {
+    ) -> Result<Place<'d>, Trouble> {
         let root = root_of(roots, target)?;
         let opened = open_beneath(root.as_fd(), relative(dir), PLACE, Mode::empty());
         let opened = opened.map_err(|e| Trouble::of(dir.into(), e, NEEDS_PTRACE))?;
-        let place = Place { dir: opened, target, path: dir.into() };
+        let place = Place { dir: opened, target, path: dir };
         place.check()?;
         if target.is_there(roots, buffer) { Ok(place) } else { Err(Trouble::Gone) }
     }
@@ -183,9 +183,9 @@ impl Place {
     pub fn prepare(
         roots: &Roots,
         target: Target,
-        dir: &Path,
+        dir: &'d Path,
         buffer: &mut Buffer,
-    ) -> Result<Place, Trouble> {
+    ) -> Result<Place<'d>, Trouble> {
         let mut at = root_of(roots, target)?;
         let mut path = PathBuf::from("/");
         let mut names = relative(dir).components().peekable();
@@ -195,7 +195,7 @@ impl Place {
             let mode = if names.peek().is_some() { 0o755 } else { 0o711 };
             at = make_dir(at.as_fd(), Path::new(name), mode, target.root_uid, &path)?;
         }
-        let place = Place { dir: at, target, path: dir.into() };
+        let place = Place { dir: at, target, path: dir };
         place.check()?;
         let mut name = Name::default();
         write!(name, "{}", target.inner_uid).expect("a number fits");
@@ -216,6 +216,10 @@ impl Place {
         self.dir.as_fd()
     }
 
+    pub(super) fn path(&self) -> &'d Path {
+        self.path
+    }
+
     pub(super) fn path_of(&self, name: &Path) -> PathBuf {
         self.path.join(name)
     }
@@ -232,8 +236,8 @@ impl Place {
     /// Made by root or by the user itself, and writable for nobody else.
     fn check(&self) -> Result<(), Trouble> {
         let stat = fstat(&self.dir);
-        let stat = stat.map_err(|e| Trouble::of(self.path.clone(), e, NEEDS_PTRACE))?;
-        let not = |what| Err(Trouble::NotOurs { path: self.path.clone(), what });
+        let stat = stat.map_err(|e| Trouble::of(self.path.into(), e, NEEDS_PTRACE))?;
+        let not = |what| Err(Trouble::NotOurs { path: self.path.into(), what });
         match stat {
             _ if stat.st_mode & S_IFMT != S_IFDIR => not("is no directory"),
             _ if !self.is_trusted(&stat) => not("belongs to another user"),
@@ -274,7 +278,7 @@ pub(super) fn open_beneath(
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     match openat2(base, below, OpenHow::new().flags(flags).mode(mode).resolve(resolve)) {
         // Before 5.6, and behind seccomp filters that do not know it.
-        Err(Errno::ENOSYS) => walk_beneath(base, below, flags, mode),
+        Err(Errno::ENOSYS | Errno::EPERM) => walk_beneath(base, below, flags, mode),
         opened => opened,
     }
 }
@@ -349,6 +353,31 @@ fn our_uid() -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The way for old kernels refuses what openat2 does.
+    #[test]
+    fn one_name_at_a_time_leads_nowhere_else() {
+        let dir = std::env::temp_dir().join(format!("nbg-walk-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        std::fs::write(dir.join("a/b/file"), "").unwrap();
+        std::os::unix::fs::symlink("b", dir.join("a/link")).unwrap();
+        std::os::unix::fs::symlink("file", dir.join("a/b/near")).unwrap();
+        let base = openat(nix::fcntl::AT_FDCWD, &dir, PLACE, Mode::empty()).unwrap();
+        type Open = fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> Result<OwnedFd, Errno>;
+        for open in [open_beneath as Open, walk_beneath] {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+            let open = |path: &str| open(base.as_fd(), Path::new(path), flags, Mode::empty());
+            assert!(open("a/b/file").is_ok());
+            for refused in ["a/link/file", "a/b/near", "../x", "a/../../x", "/etc/passwd"] {
+                let error = open(refused).map(drop).unwrap_err();
+                let known = [Errno::ELOOP, Errno::EXDEV, Errno::ENOTDIR];
+                assert!(known.contains(&error), "{refused}: {error}");
+            }
+            assert_eq!(open("a/none").map(drop), Err(Errno::ENOENT));
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn users_of_another_namespace_are_translated() {

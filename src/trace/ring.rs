@@ -17,6 +17,8 @@ const BATCH: usize = 128;
 #[derive(Debug)]
 pub struct Ring {
     next: u64,
+    /// The whole of the last batch was overwritten while it was copied.
+    is_outrun: bool,
     batch: Box<[u8]>,
     page: Box<[u8; PAGE]>,
 }
@@ -35,7 +37,12 @@ pub struct Round {
 impl Ring {
     /// A reader that begins with record `next`.
     pub fn from(next: u64) -> Ring {
-        Ring { next, batch: vec![0; BATCH * SLOT].into_boxed_slice(), page: Box::new([0; PAGE]) }
+        Ring {
+            next,
+            is_outrun: false,
+            batch: vec![0; BATCH * SLOT].into_boxed_slice(),
+            page: Box::new([0; PAGE]),
+        }
     }
 
     pub fn next(&self) -> u64 {
@@ -48,7 +55,7 @@ impl Ring {
     /// When the file is no ring any more. What was taken before stays taken.
     pub fn read(
         &mut self,
-        file: &TraceFile,
+        file: &TraceFile<'_>,
         mut take: impl FnMut(u64, &Record<'_>),
     ) -> Result<Round, Trouble> {
         let header = file.read_header(&mut self.page)?;
@@ -88,12 +95,18 @@ impl Ring {
             round.seen += 1;
         }
         round.more = self.next < head;
+        self.is_outrun = round.seen == 0;
         Ok(round)
     }
 
-    /// Past what is overwritten already, and how much that is.
+    /// Past what is overwritten already, and how much that is. Where the tracer is so quick that
+    /// the oldest records are gone before they are copied, half of the ring is given up for the
+    /// other half.
     fn skip_to(&mut self, head: u64, slots: u32) -> u64 {
-        let oldest = head.saturating_sub(u64::from(slots));
+        let mut oldest = head.saturating_sub(u64::from(slots));
+        if oldest > self.next && std::mem::take(&mut self.is_outrun) {
+            oldest += u64::from(slots / 2);
+        }
         let lost = oldest.saturating_sub(self.next);
         self.next += lost;
         lost
@@ -102,7 +115,7 @@ impl Ring {
 
 /// Whether record `n`, which was copied before the counter stood at `head`, may have been
 /// overwritten meanwhile. The one whose slot is next may be, or not: its own number tells.
-fn is_overwritten(file: &TraceFile, n: u64, head: u64) -> Result<bool, Trouble> {
+fn is_overwritten(file: &TraceFile<'_>, n: u64, head: u64) -> Result<bool, Trouble> {
     match (head - n).cmp(&u64::from(file.slots)) {
         std::cmp::Ordering::Less => Ok(false),
         std::cmp::Ordering::Greater => Ok(true),

@@ -19,7 +19,7 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 const MOST: usize = 65_536;
 
 /// Removes what the dead left in the directory of the place's user. How many files.
-pub fn remove(roots: &Roots, place: &Place, buffer: &mut Buffer) -> usize {
+pub fn remove(roots: &Roots, place: &Place<'_>, buffer: &mut Buffer) -> usize {
     let first = fstatat(roots.proc(), "self/ns/pid", AtFlags::empty());
     if !first.is_ok_and(|stat| stat.st_ino == FIRST_PID_NAMESPACE) {
         return 0;

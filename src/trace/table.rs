@@ -49,7 +49,7 @@ impl Table {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn open(place: &Place) -> Result<Table, Trouble> {
+    pub fn open(place: &Place<'_>) -> Result<Table, Trouble> {
         Table::open_as(place, OFlag::O_RDONLY, NEEDS_PTRACE)
     }
 
@@ -59,7 +59,7 @@ impl Table {
     /// What is in the way.
     pub fn open_or_make(
         roots: &Roots,
-        place: &Place,
+        place: &Place<'_>,
         buffer: &mut Buffer,
     ) -> Result<Table, Trouble> {
         match Table::open_as(place, OFlag::O_RDWR, NEEDS_WRITE) {
@@ -75,11 +75,11 @@ impl Table {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn open_to_write(place: &Place) -> Result<Table, Trouble> {
+    pub fn open_to_write(place: &Place<'_>) -> Result<Table, Trouble> {
         Table::open_as(place, OFlag::O_RDWR, NEEDS_WRITE)
     }
 
-    fn open_as(place: &Place, how: OFlag, needs: &'static str) -> Result<Table, Trouble> {
+    fn open_as(place: &Place<'_>, how: OFlag, needs: &'static str) -> Result<Table, Trouble> {
         let path = place.path_of(Path::new(SWITCH));
         let trouble = |errno| Trouble::of(path.clone(), errno, needs);
         let flags = how | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -266,7 +266,7 @@ impl Drop for Switched {
 
 /// Makes a table under another name and moves it to its place: nobody ever sees half of one, and
 /// nobody's is replaced.
-fn make(place: &Place, entries: u32) -> Result<(), Trouble> {
+fn make(place: &Place<'_>, entries: u32) -> Result<(), Trouble> {
     let mut name = Name::default();
     write!(name, ".{SWITCH}.{}", std::process::id()).expect("it is short");
     let path = place.path_of(Path::new(SWITCH));
@@ -293,7 +293,7 @@ fn make(place: &Place, entries: u32) -> Result<(), Trouble> {
 ///
 /// # Errors
 /// What is in the way.
-pub fn write_watch(place: &Place, lines: &str) -> Result<(), Trouble> {
+pub fn write_watch(place: &Place<'_>, lines: &str) -> Result<(), Trouble> {
     let name = place.name_of(WATCH_SUFFIX);
     let mut new = Name::default();
     write!(new, "{}.{}", name.as_path().display(), std::process::id())
@@ -311,13 +311,13 @@ pub fn write_watch(place: &Place, lines: &str) -> Result<(), Trouble> {
 }
 
 /// Removes it again.
-pub fn remove_watch(place: &Place) {
+pub fn remove_watch(place: &Place<'_>) {
     let name = place.name_of(WATCH_SUFFIX);
     let _ = unlinkat(place.dir(), name.as_path(), UnlinkatFlags::NoRemoveDir);
 }
 
 /// A new file below the place. One of that name that a killed tool left is removed first.
-fn make_file(place: &Place, name: &Path, mode: u32, owner: u32) -> Result<OwnedFd, Trouble> {
+fn make_file(place: &Place<'_>, name: &Path, mode: u32, owner: u32) -> Result<OwnedFd, Trouble> {
     let trouble = |errno| Trouble::of(place.path_of(name), errno, NEEDS_WRITE);
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
     let open = || open_beneath(place.dir(), name, flags, Mode::from_bits_truncate(mode));

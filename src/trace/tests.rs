@@ -58,12 +58,12 @@ impl World {
         Target::read(&self.roots, KEY.pid, &mut self.buffer).unwrap()
     }
 
-    fn prepare(&mut self) -> Place {
+    fn prepare(&mut self) -> Place<'static> {
         let target = self.target();
         Place::prepare(&self.roots, target, Path::new(DIR), &mut self.buffer).unwrap()
     }
 
-    fn place(&mut self) -> Result<Place, Trouble> {
+    fn place(&mut self) -> Result<Place<'static>, Trouble> {
         let target = self.target();
         Place::open(&self.roots, target, Path::new(DIR), &mut self.buffer)
     }
@@ -82,7 +82,7 @@ impl World {
         file.set_len(bytes.len() as u64).unwrap();
     }
 
-    fn open(&mut self) -> Result<TraceFile, Trouble> {
+    fn open(&mut self) -> Result<TraceFile<'static>, Trouble> {
         TraceFile::open(&self.place()?, &mut [0; PAGE]).map(|(file, _)| file)
     }
 
@@ -117,7 +117,7 @@ fn enter(writer: &mut Writer, call: u64) {
 }
 
 /// The calls that a round brings, and how many were lost.
-fn read(ring: &mut Ring, file: &TraceFile) -> Result<(Vec<u64>, u64), Trouble> {
+fn read(ring: &mut Ring, file: &TraceFile<'_>) -> Result<(Vec<u64>, u64), Trouble> {
     let (mut calls, mut lost) = (Vec::new(), 0);
     loop {
         let round = ring.read(file, |_, record| calls.push(record.call))?;

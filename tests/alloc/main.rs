@@ -18,9 +18,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use ground::Ground;
+use nbguard::roots::{Buffer, Roots};
+use nbguard::trace::{Place, Target, page};
 use nbguard::units::Bytes;
 use notebooks::Server;
 use pass::{Kernel, Pass};
+use trace_layout::writer::Page as Memory;
+use trace_layout::{Identity, PAGE, Writer};
 
 /// The system's allocator, and how often this thread asked it for memory.
 struct Counting;
@@ -95,4 +99,36 @@ fn the_second_way_from_an_event_to_the_signals_allocates_nothing() {
     assert_eq!(first, second);
     assert_eq!(second, (server.notebooks[2].pid, 8), "the largest, with all its processes");
     assert_eq!(allocated, 0, "allocations between the event and the signals");
+}
+
+/// The guard asks what its processes do while it is short of memory itself.
+#[test]
+fn reading_whether_a_process_is_busy_allocates_nothing() {
+    let dir = std::env::temp_dir().join(format!("nbg-alloc-trace-{}", std::process::id()));
+    let roots = Roots::system().unwrap();
+    let mut buffer = Buffer::new();
+    let target = Target::read(&roots, std::process::id(), &mut buffer).unwrap();
+    Place::prepare(&roots, target, &dir, &mut buffer).unwrap();
+    let of = Identity {
+        pid: target.inner,
+        start: target.key.start,
+        runtime: 1,
+        runtime_version: 80236,
+        flags: 0,
+        created: 0,
+    };
+    let memory = vec![Memory([0; PAGE]); 2].leak();
+    let mut writer = Writer::over(memory, 8, &of).unwrap();
+    writer.busy(1, 2, b"/srv/a.php", b"/");
+    let name = format!("{}/{}-{}.trace", target.inner_uid, target.inner, target.key.start);
+    std::fs::write(dir.join(&name), writer.bytes()).unwrap();
+    let mut page = [0; PAGE];
+    for round in 0..2 {
+        let before = asked();
+        let read = page::read(&roots, &dir, target.key, &mut buffer, &mut page);
+        let allocated = asked() - before;
+        assert_eq!(read.unwrap().activity.script, b"/srv/a.php");
+        assert_eq!(allocated, 0, "round {round}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
 }

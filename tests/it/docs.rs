@@ -11,8 +11,8 @@ use nbguard::observe::line;
 use nbguard::policy::decide::{HoldReason, KillWhy};
 use nbguard::policy::episode::Wake;
 use nbguard::report::{
-    ContainerRecord, FiguresRecord, Incident, Kind, ProcessRecord, Refusal, Row, SCHEMA, Timings,
-    Unattributed, Verdict, Victim,
+    Application, Cleaning, ContainerRecord, FiguresRecord, Incident, Kind, ProcessRecord, Refusal,
+    Row, SCHEMA, Timings, Unattributed, Verdict, Victim,
 };
 use serde_json::Value;
 
@@ -278,10 +278,17 @@ fn full() -> Incident {
             event_to_signal_us: us,
             signal_to_dead_us: us,
             signal_to_back_us: us,
+            stack_to_decision_us: us,
         },
         freed: Some(nbguard::units::Bytes(1)),
         kernel_oom_kills: 1,
         message: String::new(),
         stack: Vec::new(),
+        cleaning: Some(Box::new(Cleaning {
+            important: Some(Application::default()),
+            after: Some(Application::default()),
+            applications: vec![Application::default()],
+            ..Cleaning::default()
+        })),
     }
 }

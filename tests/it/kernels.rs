@@ -18,7 +18,7 @@ use crate::{binary, root, skip};
 
 /// A Python with ipykernel and jupyter_client: `NBGUARD_PYTHON`, one made for this tree, or the
 /// system's.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     let named = std::env::var_os("NBGUARD_PYTHON").map(PathBuf::from);
     let made = root().join(".cache/jupyter-venv/bin/python");
     let found = [named, Some(made), Some("python3".into())].into_iter().flatten().find(|python| {

@@ -61,6 +61,28 @@ fn every_module_has_a_rank_and_every_rank_a_module() {
     assert_eq!(found, ranked);
 }
 
+/// What reads interpreters from outside is large: the daemon asks `nbguard` for it, as a child.
+#[test]
+fn the_daemon_reads_no_interpreter_itself() {
+    let heavy = ["py_spy", "object::", "trace::php", "trace::cpython"];
+    let apart = ["trace", "cli"];
+    for file in sources() {
+        if module_of(&file).is_some_and(|module| apart.contains(&module.as_str())) {
+            continue;
+        }
+        for word in heavy {
+            let uses = code(&file).lines().any(|line| {
+                line.contains(word) && (word != "object::" || line.contains("use object::"))
+            });
+            assert!(!uses, "{}: {word}", shown(&file));
+        }
+    }
+    for file in ["src/cli/daemon.rs", "src/cli/look.rs"] {
+        let text = code(&root().join(file));
+        assert!(heavy.iter().all(|word| !text.contains(word)), "{file}");
+    }
+}
+
 #[test]
 fn only_sys_is_unsafe() {
     for file in sources() {

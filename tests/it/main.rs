@@ -2,11 +2,13 @@
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
 //! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
-//! runs each command to its exit code, `commands` shows what they make of the world. `reactor` runs
-//! the daemon against containers of this machine (`ground`), with stand-ins in them (`notebooks`);
-//! `message` shows what notebooks are told, real ones where there is a Python with ipykernel,
-//! `orders` commands the daemon meanwhile; `top` runs in a terminal; `trace` reads what a stand-in
-//! (`tracer`) writes as the extension for PHP does.
+//! runs each command to its exit code, `apps` and `commands` show what they make of the world.
+//! `reactor` runs the daemon against containers of this machine (`ground`), with stand-ins in them
+//! (`notebooks`); `evidence` shows what a record says of what its victim was running, and what comes
+//! of a program that does not say it; `message` shows what notebooks are told, real ones where there
+//! is a Python with ipykernel, `orders` commands the daemon meanwhile; `stack` looks into
+//! interpreters; `top` runs in a terminal; `trace` reads what a stand-in (`tracer`) writes as the
+//! extension for PHP does.
 //!
 //! A test that cannot run where it is prints why through [`skip`] and returns; `tests/run` counts
 //! it as skipped. The modules `live` (this machine's kernel) and `footprint` (memory, descriptors,
@@ -15,10 +17,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod apps;
+mod cleaner;
 mod cli;
 mod commands;
 mod daemon;
 mod docs;
+mod evidence;
 mod footprint;
 mod ground;
 mod http;
@@ -33,6 +38,7 @@ mod orders;
 mod outside;
 mod reactor;
 mod schema;
+mod stack;
 mod top;
 mod trace;
 mod tracer;

@@ -90,6 +90,7 @@ fn counters() -> Counters {
         tripwire_lost: 1,
         steps: 8,
         messages: tally("written"),
+        stacks: tally("ok"),
         hooks: tally("ok"),
         http: tally("200"),
         lost: tally("queue-full"),

@@ -169,16 +169,23 @@ pub struct Stranger {
 
 impl Stranger {
     pub fn start(container: &Container) -> Stranger {
+        Stranger::called(container, "tail")
+    }
+
+    /// The same under this name.
+    pub fn called(container: &Container, name: &str) -> Stranger {
         let folder = Folder::new("stranger");
         let path = folder.path("feed");
         let feed = fifo(&path);
-        let child = joining(container, "exec env -i tail -c 16G > /dev/null")
+        fs::copy("/usr/bin/tail", folder.path(name)).unwrap();
+        let program = folder.path(name).display().to_string();
+        let child = joining(container, &format!("exec env -i {program} -c 16G > /dev/null"))
             .stdin(OpenOptions::new().read(true).open(&path).unwrap())
             .spawn()
             .unwrap();
         let pid = child.id();
         eventually("the stranger is there", || {
-            (words(pid).first().map(String::as_str) == Some("tail")).then_some(())
+            (words(pid).first() == Some(&program)).then_some(())
         });
         let holder = Holder { pid, pidfd: pidfd::open(pid).unwrap(), tail: pid, feed };
         Stranger { holder, child, _folder: folder }
@@ -201,7 +208,7 @@ impl Drop for Stranger {
 }
 
 /// A shell that enters the container and then does `script`.
-fn joining(container: &Container, script: &str) -> Command {
+pub fn joining(container: &Container, script: &str) -> Command {
     let procs = container.procs();
     let join: Vec<String> = procs.iter().map(|procs| procs.display().to_string()).collect();
     let mut command = Command::new("/bin/sh");

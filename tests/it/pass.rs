@@ -130,6 +130,7 @@ impl Pass {
             baseline: None,
             paused: false,
             late: false,
+            inside: None,
         };
         let verdict = self.screen.decide(&case, &mut self.ranking);
         let Verdict::Kill(kill) = verdict else { panic!("{verdict:?}") };

@@ -260,6 +260,7 @@ fn what_is_overwritten_is_counted_exactly() {
     if written == 600_000 {
         assert_eq!(seen + lost, written, "{err}");
     }
+    assert!(output.status.success(), "no record was torn: {err}");
     assert!(lost > 0, "a ring of 1,024 holds no 3,000");
     assert!(err.contains("overwritten"), "{err}");
 }
@@ -419,7 +420,7 @@ fn what_cannot_be_traced_is_said_with_its_code() {
         assert_eq!(output.status.code(), Some(2), "{options:?}");
     }
     hostile(&stage);
-    if !nix::unistd::access("/root", nix::unistd::AccessFlags::W_OK).is_ok() {
+    if nix::unistd::access("/root", nix::unistd::AccessFlags::W_OK).is_err() {
         return skip("another user's process: not root");
     }
     let dir = stage.trace_dir();
@@ -433,6 +434,45 @@ fn what_cannot_be_traced_is_said_with_its_code() {
     }
     assert!(err.contains("CAP_SYS_PTRACE"), "{err}");
     assert_eq!(output.status.code(), Some(4), "{err}");
+}
+
+#[test]
+fn a_file_that_turns_bad_while_it_is_read_is_left_and_switched_off() {
+    let at_head = trace_layout::header::AT_HEAD as u64;
+    type Spoil = fn(&File);
+    let spoilers: [(&str, &str, Spoil); 3] = [
+        ("cut", "it is cut short", |file| file.set_len(4096 + 100).unwrap()),
+        ("back", "its counter went back", |file| {
+            file.write_all_at(&1u64.to_ne_bytes(), trace_layout::header::AT_HEAD as u64).unwrap();
+        }),
+        ("jump", "not what its number says", |file| {
+            let at = trace_layout::header::AT_HEAD as u64;
+            file.write_all_at(&(1u64 << 63).to_ne_bytes(), at).unwrap();
+        }),
+    ];
+    for (name, expected, spoil) in spoilers {
+        let stage = Stage::new(name);
+        let tracer = stage.tracer(block);
+        let tool = stage.trace(&[]).spawn().unwrap();
+        eventually("traced", || (stage.tracing() == Some(Tracing::On)).then_some(()));
+        std::thread::sleep(Duration::from_millis(200));
+        // The mapping of a real one would end with SIGBUS: ours ends before.
+        drop(tracer);
+        let path = path_of(&stage.trace_dir(), stage.pid());
+        let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut head = [0; 8];
+        file.read_exact_at(&mut head, at_head).unwrap();
+        assert_eq!(u64::from_ne_bytes(head), 7);
+        spoil(&file);
+        if name == "cut" {
+            file.write_all_at(&99u64.to_ne_bytes(), at_head).unwrap();
+        }
+        let output = tool.wait_with_output().unwrap();
+        let (out, err) = text(&output);
+        assert!(out.starts_with(TREE) && out.contains(expected), "{name}: {out}{err}");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert_eq!(stage.entry().flags, 0, "{name}");
+    }
 }
 
 /// A file that somebody else put in the place of the tracer's.

@@ -84,7 +84,7 @@ def incident(n, ago, kind="kill", box=None, **more):
                      "hold": "Nobody was ended: what fills lab is page cache, which the kernel takes back by itself.",
                      "kernel-oom": "The kernel's OOM killer acted in lab before the guard could."}[kind],
         "dry_run": False, "victim": None, "timings": {"event_to_decision_us": 840, "decision_to_signal_us": None, "event_to_signal_us": None,
-                                                      "signal_to_dead_us": None, "signal_to_back_us": None},
+                                                      "signal_to_dead_us": None, "signal_to_back_us": None, "stack_to_decision_us": None},
         "freed": None, "kernel_oom_kills": 1 if kind == "kernel-oom" else 0, "message": "skipped: nobody was ended", "stack": []}
     if killed:
         value.update(freed=2290 * MIB, message="written",
@@ -93,7 +93,7 @@ def incident(n, ago, kind="kill", box=None, **more):
                            "memory": 2310 * MIB, "signals": ["KILL"], "signalled": 9, "trackers_spared": 1, "sweeps": 1, "frozen": False,
                            "refused": []}
         value["timings"] = {"event_to_decision_us": 612, "decision_to_signal_us": 188, "event_to_signal_us": 800,
-                            "signal_to_dead_us": 21700, "signal_to_back_us": 48200}
+                            "signal_to_dead_us": 21700, "signal_to_back_us": 48200, "stack_to_decision_us": 2140000}
     value.update(more)
     return value
 

@@ -6,7 +6,7 @@ mod follow;
 mod read;
 mod tell;
 
-pub use tell::{RANKING, cells, dead_in, full, short, what, when, whom, whose};
+pub use tell::{RANKING, cells, cleaning, dead_in, full, short, what, when, whom, whose};
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -197,6 +197,7 @@ mod tests {
             kernel_oom_kills: 0,
             message: "skipped: off".into(),
             stack: Vec::new(),
+            cleaning: None,
         }
     }
 

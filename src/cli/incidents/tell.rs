@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
-use crate::report::{Incident, Kind, ProcessRecord, Row};
+use crate::report::{Cleaning, Incident, Kind, ProcessRecord, Row};
 
 /// Members that are listed of each workload.
 const MEMBERS_SHOWN: usize = 16;
@@ -106,9 +106,15 @@ pub fn full(incident: &Incident, paint: Paint) -> String {
     figures(&mut text, incident);
     victim(&mut text, incident);
     ranking(&mut text, incident, paint);
+    if let Some(made) = &incident.cleaning {
+        text += "\n";
+        text += &cleaning(made);
+    }
     bystanders(&mut text, incident);
     if !incident.stack.is_empty() {
-        text += "\nWhat it was running, innermost first:\n";
+        let before = incident.timings.stack_to_decision_us;
+        let before = before.map_or(String::new(), |us| format!(" {} before", out::micros(us)));
+        let _ = writeln!(text, "\nWhat it was running{before}, innermost first:");
         for frame in incident.stack.iter().take(64) {
             let _ = writeln!(text, "  {}", safe(frame, LINE_MAX));
         }
@@ -268,6 +274,60 @@ pub fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
+/// For whose sake others end under `idle-first`: here and in `nbguard ps`.
+pub fn cleaning(made: &Cleaning) -> String {
+    let mut text = String::new();
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+    };
+    let _ = writeln!(
+        text,
+        "Applications, as shares of {}; more than {} is too much:",
+        safe(&made.of, CELL_MAX),
+        percent(Some(made.ratio))
+    );
+    let important = made.important.as_ref().map(|app| app.name.as_str());
+    let rows: Vec<Vec<String>> = made
+        .applications
+        .iter()
+        .map(|app| {
+            vec![
+                safe(&app.name, CELL_MAX),
+                app.processes.to_string(),
+                app.memory.to_string(),
+                percent(app.memory_share),
+                percent(app.cpu_share),
+                match (important == Some(app.name.as_str()), app.over) {
+                    (true, _) => "important".to_owned(),
+                    (false, true) => "over".to_owned(),
+                    (false, false) => String::new(),
+                },
+            ]
+        })
+        .collect();
+    text += &out::table(&["APPLICATION", ">PROCESSES", ">MEMORY", ">SHARE", ">CPU", ""], &rows);
+    if let Some(after) = &made.after {
+        let _ = writeln!(
+            text,
+            "{} has {} of the memory and {} of the CPU time after it",
+            safe(&after.name, CELL_MAX),
+            percent(after.memory_share),
+            percent(after.cpu_share)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "Not essential: {}, of which it takes {} (clear = {:?})",
+        made.candidates, made.needed, made.clear
+    );
+    if made.number > 1
+        && let Some(first) = &made.first
+    {
+        let _ = writeln!(text, "Number {} after {}", made.number, short(first));
+    }
+    text
+}
+
 fn bystanders(text: &mut String, incident: &Incident) {
     if !incident.servers.is_empty() {
         *text += "\nNotebook servers, never ended:\n";
@@ -295,6 +355,8 @@ fn processes(text: &mut String, list: &[ProcessRecord]) {
 mod tests {
     use super::super::tests::incident;
     use super::*;
+    use crate::report::Application;
+    use crate::units::Bytes;
 
     #[test]
     fn a_hostile_name_cannot_play_with_the_terminal() {
@@ -305,6 +367,45 @@ mod tests {
             assert!(!text.contains('\u{202e}'));
             assert!(!text.lines().any(|l| l.trim_start().starts_with("INJECTED")));
         }
+    }
+
+    #[test]
+    fn the_story_of_the_cleaner_has_the_applications_before_and_after() {
+        let app = |share| Application {
+            name: "pool:www\u{1b}[2J".into(),
+            processes: 8,
+            memory: Bytes::mib(200),
+            memory_share: Some(share),
+            cpu_share: None,
+            over: true,
+        };
+        let mut told = incident("abcdef12-3", "/home/a.ipynb");
+        told.cleaning = Some(Box::new(Cleaning {
+            of: "the total".into(),
+            ratio: 0.02,
+            clear: "enough".into(),
+            important: Some(app(0.4)),
+            after: Some(app(0.35)),
+            applications: vec![app(0.4)],
+            candidates: 3,
+            needed: 2,
+            first: Some("12345678-9".into()),
+            number: 2,
+            ..Cleaning::default()
+        }));
+        let text = full(&told, Paint::plain());
+        for words in [
+            "shares of the total; more than 2.0 % is too much",
+            "pool:www",
+            "important",
+            "40.0 %",
+            "has 35.0 % of the memory and - of the CPU time after it",
+            "Not essential: 3, of which it takes 2",
+            "Number 2 after 12345678",
+        ] {
+            assert!(text.contains(words), "{words} in:\n{text}");
+        }
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]

@@ -210,6 +210,10 @@ fn view(look: Look) -> ContainerView {
             container_pid: None,
             eligible: row.eligible,
             because: row.because,
+            application: row.application,
+            activity: row.activity,
+            idle_s: row.idle_s,
+            listed: row.listed,
             processes_total: u32::try_from(row.members.len()).unwrap_or(u32::MAX),
             processes: row.members,
         })

@@ -73,16 +73,21 @@ pub enum Event<'c> {
 #[derive(Debug, Default)]
 pub struct Calls {
     open: Vec<Call>,
+    /// The request that is served: when it began, and what it is called.
+    request: Option<(u64, String)>,
 }
 
 impl Calls {
     pub fn take(&mut self, record: &Record<'_>) -> Event<'_> {
         match record.kind {
             Kind::Enter => Event::Began(self.enter(record)),
-            Kind::Leave | Kind::RequestEnd => Event::Ended(Box::new(self.leave(record))),
+            Kind::Leave => Event::Ended(Box::new(self.leave(record))),
+            Kind::RequestEnd => Event::Ended(Box::new(self.request_end(record))),
             Kind::Request => {
                 // Whatever was open belongs to an earlier one.
                 self.open.clear();
+                let name = if record.values.is_empty() { record.file } else { record.values };
+                self.request = Some((record.time, text(name)));
                 Event::Other
             }
             _ => Event::Other,
@@ -136,7 +141,6 @@ impl Calls {
             time: record.time,
             name: match &call {
                 Some(call) if !named => call.name.clone(),
-                _ if record.kind == Kind::RequestEnd => text(record.file),
                 _ => name(record),
             },
             values: text(record.values),
@@ -145,6 +149,21 @@ impl Calls {
             cpu: known(record.cpu),
             memory: memory(record.memory),
             call,
+        }
+    }
+
+    fn request_end(&mut self, record: &Record<'_>) -> Ended {
+        self.open.clear();
+        let (begun, name) = self.request.take().unzip();
+        let named = [record.values, record.file].into_iter().find(|text| !text.is_empty());
+        Ended {
+            flags: record.flags,
+            time: record.time,
+            name: named.map(text).or(name).unwrap_or_default(),
+            wall: known(record.wall).or_else(|| record.time.checked_sub(begun?)),
+            cpu: known(record.cpu),
+            memory: memory(record.memory),
+            ..Ended::default()
         }
     }
 
@@ -317,7 +336,7 @@ mod tests {
             leave(2, 1, 300),
             enter(3, 1, "say"),
             leave(3, 1, 200),
-            leave(1, 0, 1000),
+            leave(1, 0, 1100),
         ];
         let mut own = Vec::new();
         for record in &records {
@@ -327,10 +346,24 @@ mod tests {
             }
         }
         let say = |ns| ("say".to_owned(), Some(ns), Some(ns));
-        assert_eq!(own, [say(300), say(200), ("run".to_owned(), Some(1000), Some(500))]);
+        assert_eq!(own, [say(300), say(200), ("run".to_owned(), Some(1100), Some(600))]);
         let rows = summary.sorted();
-        assert_eq!((rows[0].0, rows[0].1.calls, rows[0].1.own), ("run", 1, 500));
+        assert_eq!((rows[0].0, rows[0].1.calls, rows[0].1.own), ("run", 1, 600));
         assert_eq!((rows[1].0, rows[1].1.calls, rows[1].1.total), ("say", 2, 500));
+    }
+
+    #[test]
+    fn a_request_takes_from_its_beginning_to_its_end_whoever_measured() {
+        let mut calls = Calls::default();
+        let begin = Record { time: 5, values: b"/shop", ..Record::new(Kind::Request) };
+        assert!(matches!(calls.take(&begin), Event::Other));
+        let end = Record { time: 12, ..Record::new(Kind::RequestEnd) };
+        let request = ended(&mut calls, &end);
+        assert_eq!((request.name.as_str(), request.wall), ("/shop", Some(7)));
+        let measured = Record { wall: 3, file: b"/a.php", ..end };
+        let request = ended(&mut calls, &measured);
+        assert_eq!((request.name.as_str(), request.wall), ("/a.php", Some(3)));
+        assert_eq!(ended(&mut calls, &end).wall, None);
     }
 
     #[test]

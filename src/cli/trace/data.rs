@@ -302,7 +302,7 @@ mod tests {
             (good[..good.len() - 4].to_vec(), "ends in the midst"),
             (good[..40].to_vec(), "ends in the midst"),
             (with(18, 1), "a frame longer than any"),
-            (with(20, 99), "no known kind"),
+            (with(60, 99), "no known kind"),
             (with(62, 4), "does not name"),
         ] {
             let Err(Defect::Words(words)) = shown(&bytes).1 else { panic!("{expected}") };

@@ -28,6 +28,9 @@ use show::{Form, Show, Wanted};
 /// As the tracer's own default; the source of the idea has 30 s.
 const PERIOD: &str = "5s";
 
+/// The longest name of a watched variable.
+const WATCH_MAX: usize = 256;
+
 #[derive(Args, Debug)]
 pub struct TraceArgs {
     /// Whom: pids as this host has them, in whatever container they are
@@ -75,7 +78,7 @@ pub struct TraceArgs {
     #[arg(long)]
     pub no_values: bool,
     /// Tell whenever this variable has another value: NAME, or NAME=GLOBAL+OFFSET:TYPE
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = watch)]
     pub watch: Vec<String>,
     /// Only the call stack as it is now, written by the process itself at its next call
     #[arg(long, conflicts_with_all = ["summary", "filter", "failed", "slower", "limit", "read"])]
@@ -102,6 +105,16 @@ pub struct TraceArgs {
 
 fn glob(text: &str) -> Result<Glob, String> {
     Glob::new(text).map_err(str::to_owned)
+}
+
+/// A line for the tracer. What the name means, it knows.
+fn watch(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("an empty name".to_owned()),
+        _ if text.len() > WATCH_MAX => Err(format!("longer than {WATCH_MAX} bytes")),
+        _ if text.chars().any(char::is_control) => Err("not in one line".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn period(text: &str) -> Result<Duration, String> {

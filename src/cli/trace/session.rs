@@ -90,7 +90,7 @@ impl Sink<'_> {
 
     fn pause(&mut self) -> io::Result<()> {
         match self {
-            Sink::Show(show) => show.pause(),
+            Sink::Show(show) => show.pause(now()),
             Sink::Data(data) => data.flush(),
         }
     }
@@ -104,20 +104,22 @@ impl Sink<'_> {
 }
 
 /// A process that is traced.
-struct Traced {
+struct Traced<'p> {
     target: Target,
-    place: Place,
+    place: Place<'p>,
     pidfd: OwnedFd,
     program: Option<(u64, u64)>,
     switched: Option<Switched>,
     session: u32,
     /// Its file, once it has one, and its number for the sink.
-    file: Option<(TraceFile, Ring, usize)>,
+    file: Option<(TraceFile<'p>, Ring, usize)>,
     /// What was told of it last.
     told: Tracing,
     lost: u64,
     frames: u64,
     is_over: bool,
+    /// Over, and not because the process or somebody ended it.
+    has_failed: bool,
     is_waited_for: bool,
 }
 
@@ -171,13 +173,10 @@ pub fn run(
 }
 
 /// Exit code and last words.
-fn conclude(plan: &Plan, traced: &[Traced], end: End) -> Outcome {
+fn conclude(plan: &Plan, traced: &[Traced<'_>], end: End) -> Outcome {
     let lost: u64 = traced.iter().map(|one| one.lost).sum();
     if lost > 0 {
-        tell(&format!(
-            "{} (--filter does not help; --no-internal, --no-values do)",
-            Note::Lost(lost).words()
-        ));
+        tell(&format!("{} (--no-internal makes fewer)", Note::Lost(lost).words()));
     }
     if plan.mode == Mode::Snapshot && traced.iter().all(|one| one.frames == 0) {
         return Err(Failure::wrong("no snapshot: the process called no function meanwhile"));
@@ -190,7 +189,7 @@ fn conclude(plan: &Plan, traced: &[Traced], end: End) -> Outcome {
     if mute.len() == traced.len() && end != End::Signal {
         return Err(Failure::wrong(format!("nothing was traced: no file of {}", mute.join(", "))));
     }
-    Ok(Exit::Ok)
+    Ok(if traced.iter().any(|one| one.has_failed) { Exit::Wrong } else { Exit::Ok })
 }
 
 fn block_signals() -> Result<SignalFd, Failure> {
@@ -204,12 +203,12 @@ fn block_signals() -> Result<SignalFd, Failure> {
 }
 
 /// Everybody who can be. Those who cannot are told of; nobody at all is a failure.
-fn attach_all(
+fn attach_all<'p>(
     roots: &Roots,
     buffer: &mut Buffer,
-    plan: &Plan,
+    plan: &'p Plan,
     pids: &[u32],
-) -> Result<Vec<Traced>, Failure> {
+) -> Result<Vec<Traced<'p>>, Failure> {
     let own = std::process::id();
     let tool = Target::read(roots, own, buffer).map_or(ProcKey { pid: own, start: 0 }, |t| t.key);
     let mut traced = Vec::new();
@@ -238,13 +237,13 @@ pub fn told(trouble: &Trouble) -> String {
     }
 }
 
-fn attach(
+fn attach<'p>(
     roots: &Roots,
     buffer: &mut Buffer,
-    plan: &Plan,
+    plan: &'p Plan,
     pid: u32,
     tool: ProcKey,
-) -> Result<Traced, Trouble> {
+) -> Result<Traced<'p>, Trouble> {
     let target = Target::read(roots, pid, buffer)?;
     let pidfd = pidfd::open(pid).map_err(|_| Trouble::Gone)?;
     let place = Place::prepare(roots, target, &plan.dir, buffer)?;
@@ -275,12 +274,13 @@ fn attach(
         lost: 0,
         frames: 0,
         is_over: false,
+        has_failed: false,
         is_waited_for: false,
     })
 }
 
 /// Its file, if it has one yet.
-fn open_file(place: &Place) -> Result<Option<(TraceFile, Header)>, Trouble> {
+fn open_file<'p>(place: &Place<'p>) -> Result<Option<(TraceFile<'p>, Header)>, Trouble> {
     let mut page = [0; PAGE];
     match TraceFile::open(place, &mut page) {
         Ok(opened) => Ok(Some(opened)),
@@ -303,7 +303,7 @@ struct Run<'r, 'o> {
 }
 
 impl Run<'_, '_> {
-    fn turn(&mut self, traced: &mut [Traced]) -> Result<End, Failure> {
+    fn turn(&mut self, traced: &mut [Traced<'_>]) -> Result<End, Failure> {
         let begun = Instant::now();
         let lasts = match (self.plan.mode, self.plan.lasts) {
             (Mode::Snapshot, None) => Some(SNAPSHOT_WAIT),
@@ -375,7 +375,7 @@ impl Run<'_, '_> {
     }
 
     /// Until something happens, or the nap is over. A closed pipe is noticed while nothing comes.
-    fn wait(&self, traced: &[Traced], nap: Duration) -> Result<(), Failure> {
+    fn wait(&self, traced: &[Traced<'_>], nap: Duration) -> Result<(), Failure> {
         let stdout = io::stdout();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         if self.to_stdout {
@@ -397,7 +397,7 @@ impl Run<'_, '_> {
         if is_closed { Err(Failure::NobodyListens) } else { Ok(()) }
     }
 
-    fn beat(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn beat(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         if one.is_over {
             return Ok(());
         }
@@ -419,7 +419,11 @@ impl Run<'_, '_> {
         }
     }
 
-    fn look_for_files(&mut self, traced: &mut [Traced], waited: Duration) -> Result<(), Failure> {
+    fn look_for_files(
+        &mut self,
+        traced: &mut [Traced<'_>],
+        waited: Duration,
+    ) -> Result<(), Failure> {
         for one in traced.iter_mut() {
             if one.is_over || one.file.is_some() {
                 continue;
@@ -458,7 +462,7 @@ impl Run<'_, '_> {
     }
 
     /// Makes its file known to the sink. Those without one have no number there.
-    fn introduce(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn introduce(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         let Some((file, _, number)) = &mut one.file else { return Ok(()) };
         let version = file.read_header(&mut [0; PAGE]).map_or(0, |header| header.runtime_version);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -477,7 +481,7 @@ impl Run<'_, '_> {
     }
 
     /// At most `turns` batches of one process: how many records there were.
-    fn read(&mut self, one: &mut Traced, turns: usize) -> Result<(u64, Flow), Failure> {
+    fn read(&mut self, one: &mut Traced<'_>, turns: usize) -> Result<(u64, Flow), Failure> {
         let mut seen = 0;
         if one.is_over {
             return Ok((0, Flow::On));
@@ -519,7 +523,12 @@ impl Run<'_, '_> {
     }
 
     /// What the tracer says of itself.
-    fn heed(&mut self, one: &mut Traced, number: usize, header: &Header) -> Result<(), Failure> {
+    fn heed(
+        &mut self,
+        one: &mut Traced<'_>,
+        number: usize,
+        header: &Header,
+    ) -> Result<(), Failure> {
         if header.session != one.session || header.tracing == one.told {
             return Ok(());
         }
@@ -532,12 +541,13 @@ impl Run<'_, '_> {
         self.sink.note(number, &Note::Turned(off))?;
         if off == Off::Broken {
             one.is_over = true;
+            one.has_failed = true;
         }
         Ok(())
     }
 
     /// Everything that is there, once.
-    fn drain(&mut self, one: &mut Traced) -> Result<(), Failure> {
+    fn drain(&mut self, one: &mut Traced<'_>) -> Result<(), Failure> {
         if self.plan.mode != Mode::OnlyBeat {
             // As much as a ring holds: who writes on and on is not followed for ever.
             let turns = one.file.as_ref().map_or(0, |(file, ..)| file.slots as usize / 64 + 2);
@@ -547,8 +557,9 @@ impl Run<'_, '_> {
     }
 
     /// Nothing more is to be had of this one.
-    fn over(&mut self, one: &mut Traced, note: &Note) -> Result<(), Failure> {
+    fn over(&mut self, one: &mut Traced<'_>, note: &Note) -> Result<(), Failure> {
         one.is_over = true;
+        one.has_failed |= matches!(note, Note::Trouble(_));
         match &one.file {
             Some((_, _, number)) if self.plan.mode != Mode::OnlyBeat => {
                 self.sink.note(*number, note)?;

@@ -16,6 +16,8 @@ use crate::config::glob::Glob;
 
 /// Deeper calls are not moved further to the right.
 const INDENT_MAX: u16 = 32;
+/// Nanoseconds that a call may take before its line is written without its end.
+const LONG: u64 = 100_000_000;
 /// Version of the JSON lines.
 pub const SCHEMA: u32 = 1;
 
@@ -333,7 +335,11 @@ impl<'o> Show<'o> {
         let function = safe(&name(record), LINE_MAX);
         let line = match record.kind {
             Kind::Request => format!("--- request {values}  {file}"),
-            Kind::Snapshot => format!("[{}] {function} {file}:{}", record.depth, record.line),
+            Kind::Snapshot => {
+                // The outermost frame is the script itself.
+                let function = if function == "?" { "{main}" } else { &function };
+                format!("[{}] {function} {file}:{}", record.depth, record.line)
+            }
             Kind::Watch => format!("{}* {function} = {values}", indent(record.depth)),
             _ => format!("--- {values}"),
         };
@@ -368,12 +374,15 @@ impl<'o> Show<'o> {
         )
     }
 
-    /// Nothing more comes for now: what is known is shown.
+    /// Nothing more comes for now: what is known is shown, a call that takes its time as well.
     ///
     /// # Errors
     /// When nothing can be written any more.
-    pub fn pause(&mut self) -> io::Result<()> {
-        self.settle()?;
+    pub fn pause(&mut self, now: u64) -> io::Result<()> {
+        let takes_long = |(_, call): &(usize, Call)| now.saturating_sub(call.time) > LONG;
+        if self.pending.as_ref().is_some_and(takes_long) {
+            self.settle()?;
+        }
         self.out.flush()
     }
 

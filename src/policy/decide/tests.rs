@@ -303,6 +303,7 @@ impl Scene {
                 baseline: self.baseline.as_ref(),
                 paused: self.paused,
                 late,
+                inside: None,
             };
             let verdict = self.screen.decide(&case, &mut self.world.ranking);
             match verdict {

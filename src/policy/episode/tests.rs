@@ -11,6 +11,7 @@ const TRAITS: Traits = Traits {
     last_call: false,
     rungs: 1,
     grace: Duration::from_secs(5),
+    clears_all: false,
 };
 const TELLS: Traits = Traits { tells: true, last_call: true, ..TRAITS };
 
@@ -667,6 +668,8 @@ fn no_state_is_left_without_a_way_out() {
         Input::Looked(OVER),
         Input::Looked(Looked { critical: true, ..OVER }),
         Input::Decided(Decision::Kill),
+        Input::Decided(Decision::Clear { gently: false }),
+        Input::Decided(Decision::Clear { gently: true }),
         Input::Decided(Decision::Ask),
         Input::Decided(Decision::Hold),
         Input::Decided(Decision::HoldForNow),
@@ -728,4 +731,107 @@ fn a_silenced_domain_is_not_left_throttled_at_the_last_call() {
     b.timer();
     let out = b.look(HELD);
     assert!(out.contains(&Effect::Tripwire(Step::Threshold)), "{out:?}");
+}
+
+const CLEARS: Traits = Traits { clears_all: true, ..TRAITS };
+const CLEAR: Input = Input::Decided(Decision::Clear { gently: false });
+
+#[test]
+fn one_after_the_other_ends_each_on_figures_younger_than_the_end_before() {
+    for traits in [TRAITS, CLEARS] {
+        let mut b = Bench::new(traits);
+        b.wake(Wake::High);
+        b.look(OVER);
+        for _ in 0..5 {
+            assert_eq!(b.give(CLEAR), [Effect::Kill { rung: 0 }]);
+            assert_eq!(
+                b.give(Input::Dead { trackers_left: false }),
+                [Effect::Report(Outcome::Killed), Effect::Look],
+                "its record is written before anybody is looked for"
+            );
+            assert_eq!(
+                b.look(OVER),
+                [Effect::Open(Wake::High), Effect::Rank { last: false, gate_passed: true }]
+            );
+        }
+        let effects = b.give(Input::Decided(Decision::Hold));
+        assert_eq!(effects[0], Effect::Report(Outcome::Held), "nobody is left, and it is told");
+        assert_eq!(b.machine.state_name(), "lifted");
+    }
+}
+
+#[test]
+fn enough_ends_when_memory_is_back_and_all_goes_on_until_nobody_is_left() {
+    let mut b = Bench::new(TRAITS);
+    b.wake(Wake::High);
+    b.look(OVER);
+    b.give(CLEAR);
+    b.give(Input::Dead { trackers_left: false });
+    assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning)]);
+
+    let mut b = Bench::new(CLEARS);
+    b.wake(Wake::High);
+    b.look(OVER);
+    b.give(CLEAR);
+    b.give(Input::Dead { trackers_left: false });
+    let next = Effect::Rank { last: false, gate_passed: false };
+    assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning), next]);
+    assert!(b.machine.is_clearing());
+    assert_eq!(b.give(CLEAR), [Effect::Open(Wake::High), Effect::Kill { rung: 0 }]);
+    b.give(Input::Dead { trackers_left: false });
+    assert_eq!(b.look(CALM), [next]);
+    // What is not known is not waited for, and another container's kill is.
+    let last = Effect::Rank { last: true, gate_passed: false };
+    assert_eq!(b.give(Input::Decided(Decision::Ask)), [last]);
+    assert_eq!(b.give(Input::Decided(Decision::Busy)), []);
+    assert_eq!(b.timer(), [Effect::Look]);
+    assert_eq!(b.look(CALM), [next]);
+    assert_eq!(b.give(Input::Decided(Decision::Hold)), [], "nobody is left: nothing to tell");
+    assert_eq!(b.timer(), [Effect::Look]);
+    assert_eq!(b.look(CALM), []);
+    assert_eq!((b.machine.state_name(), b.machine.is_clearing()), ("quiet", false));
+}
+
+#[test]
+fn an_end_for_its_size_alone_is_followed_by_nobody() {
+    let mut b = Bench::killing(CLEARS);
+    b.give(Input::Dead { trackers_left: false });
+    assert_eq!(b.look(CALM), [Effect::Tripwire(Step::Warning)]);
+}
+
+#[test]
+fn whoever_ends_gently_has_a_ladder_of_its_own() {
+    for traits in [TRAITS, Traits { rungs: 3, ..TRAITS }] {
+        let mut b = Bench::new(traits);
+        b.wake(Wake::High);
+        b.look(OVER);
+        assert_eq!(
+            b.give(Input::Decided(Decision::Clear { gently: true })),
+            [Effect::Kill { rung: 0 }]
+        );
+        let asked = b.now;
+        while !b.timer().contains(&Effect::Look) {}
+        assert!(b.now.since(asked) >= traits.grace);
+        assert_eq!(b.look(OVER), [Effect::Kill { rung: 1 }]);
+        let ended = b.now;
+        while !b.timer().contains(&Effect::Report(Outcome::NotDead)) {}
+        assert!(b.now.since(ended) >= KILL_DEADLINE, "there is no third rung");
+    }
+    // It goes when it is done with its request: memory is back, and nobody follows.
+    let mut b = Bench::new(CLEARS);
+    b.wake(Wake::High);
+    b.look(OVER);
+    b.give(Input::Decided(Decision::Clear { gently: true }));
+    while !b.timer().contains(&Effect::Look) {}
+    assert_eq!(b.look(CALM)[0], Effect::Report(Outcome::Spared));
+    assert!(!b.machine.is_clearing());
+}
+
+#[test]
+fn in_a_dry_run_nobody_follows_whoever_would_have_ended() {
+    let mut b = Bench::new(Traits { dry_run: true, tripwire: false, ..CLEARS });
+    b.wake(Wake::Psi);
+    b.look(OVER);
+    assert_eq!(b.give(CLEAR), [Effect::Report(Outcome::WouldKill)]);
+    assert_eq!((b.machine.state_name(), b.machine.is_clearing()), ("muted", false));
 }

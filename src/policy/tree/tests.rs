@@ -1,7 +1,8 @@
 //! Which process belongs to which workload: trees, strays, forks, servers.
 
 use super::*;
-use crate::policy::world::{INIT, SERVER, World, kernel, key};
+use crate::policy::identity::Php;
+use crate::policy::world::{INIT, SERVER, USER, World, kernel, key};
 use proptest::prelude::*;
 
 /// One notebook, and one more process that must or must not be in it.
@@ -298,6 +299,104 @@ const CASES: &[Case] = &[
         },
         trees: &[&[20, 30]],
     },
+    Case {
+        name: "a pool's workers, each with what it started; their master is in no tree",
+        set_up: |w| {
+            pool(w);
+            w.child(54, 52);
+        },
+        trees: &[&[20], &[52, 54], &[53]],
+    },
+    Case {
+        name: "a script with its forks is one",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Script, "script:/job.php");
+            w.php(51, 50, PhpRole::Script, "script:/job.php").child(52, 51);
+        },
+        trees: &[&[20], &[50, 51, 52]],
+    },
+    Case {
+        name: "a script that a worker started is the worker's",
+        set_up: |w| {
+            pool(w);
+            w.child(54, 52).php(55, 54, PhpRole::Script, "script:/cron.php");
+        },
+        trees: &[&[20], &[52, 54, 55], &[53]],
+    },
+    Case {
+        name: "a script below a script and a shell",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Script, "script:/a.php").child(51, 50);
+            w.php(52, 51, PhpRole::Script, "script:/b.php");
+        },
+        trees: &[&[20], &[50, 51, 52]],
+    },
+    Case {
+        name: "php below a kernel is the notebook's, whatever it calls itself",
+        set_up: |w| {
+            w.php(50, 20, PhpRole::Script, "script:/a.php");
+            w.php(51, 20, PhpRole::Master, "").php(52, 51, PhpRole::Worker, "pool:www");
+            w.php(53, 20, PhpRole::Apache, "apache").php(54, 53, PhpRole::Apache, "apache");
+        },
+        trees: &[&[20, 50, 51, 53, 52, 54]],
+    },
+    Case {
+        name: "a master that got away from a cell is the notebook's",
+        set_up: |w| {
+            let php = Php { role: PhpRole::Master, application: "".into() };
+            w.stray(30, 20).claim(30, super::Claim::Php(Box::new(php)));
+            w.php(52, 30, PhpRole::Worker, "pool:www");
+        },
+        trees: &[&[20, 30, 52]],
+    },
+    Case {
+        name: "a kernel that a script started is a notebook, and the script above it is no workload",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Script, "script:/a.php").kernel_below(51, 50, Some("x"));
+        },
+        trees: &[&[20], &[51]],
+    },
+    Case {
+        name: "a title of a worker without a master says nothing",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Worker, "pool:www").php(51, 50, PhpRole::Worker, "pool:www");
+        },
+        trees: &[&[20]],
+    },
+    Case {
+        name: "a worker forked a moment ago has its master's title still",
+        set_up: |w| {
+            pool(w);
+            w.php(54, 50, PhpRole::Master, "");
+        },
+        trees: &[&[20], &[52], &[53]],
+    },
+    Case {
+        name: "apache's workers below the topmost apache",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Apache, "apache").php(51, 50, PhpRole::Apache, "apache");
+            w.php(52, 50, PhpRole::Apache, "apache").child(53, 52);
+        },
+        trees: &[&[20], &[51], &[52, 53]],
+    },
+    Case {
+        name: "a script that is the init joins nobody; its forks are each one",
+        set_up: |w| {
+            w.proc(SERVER).ppid = 0;
+            let php = Php { role: PhpRole::Script, application: "script:/s.php".into() };
+            w.claim(INIT, super::Claim::Php(Box::new(php)));
+            w.php(50, INIT, PhpRole::Script, "script:/s.php").child(51, 50);
+            w.php(52, INIT, PhpRole::Script, "script:/s.php");
+        },
+        trees: &[&[20], &[50, 51], &[52]],
+    },
+    Case {
+        name: "the session of a script",
+        set_up: |w| {
+            w.php(50, INIT, PhpRole::Script, "script:/a.php").bare(51, INIT).proc(51).sid = 50;
+        },
+        trees: &[&[20], &[50, 51]],
+    },
 ];
 
 impl World {
@@ -477,6 +576,69 @@ fn sweeps_find_late_children_and_only_them() {
     assert_eq!(sweep(&mut set, &world), [] as [u32; 0], "once each");
 }
 
+/// A master with two workers.
+fn pool(world: &mut World) {
+    world.php(50, INIT, PhpRole::Master, "");
+    world.php(52, 50, PhpRole::Worker, "pool:www").php(53, 50, PhpRole::Worker, "pool:www");
+}
+
+fn servers(world: &World) -> Vec<u32> {
+    world.forest.servers().iter().map(|i| world.procs[*i as usize].key.pid).collect()
+}
+
+/// A title costs nothing: who has neither root's uid nor workers gains nothing by it.
+#[test]
+fn a_master_is_a_server_only_where_it_is_roots_or_has_workers() {
+    let mut world = World::new();
+    pool(&mut world);
+    world.php(60, INIT, PhpRole::Master, "").id(60).uid = USER;
+    world.php(70, INIT, PhpRole::Master, "").php(71, 70, PhpRole::Worker, "pool:x");
+    world.id(70).uid = USER;
+    world.php(80, INIT, PhpRole::Apache, "apache");
+    world.php(90, INIT, PhpRole::Script, "script:/x.php").id(90).uid = 0;
+    world.build();
+    assert_eq!(servers(&world), [SERVER, 50, 70]);
+    let shelters = |pid: u32| {
+        let index = world.procs.iter().position(|p| p.key.pid == pid).unwrap();
+        world.forest.is_sheltered(index as u32)
+    };
+    assert!(shelters(INIT) && shelters(50) && shelters(70));
+    assert!(!shelters(60) && !shelters(52) && !shelters(90));
+}
+
+#[test]
+fn masters_and_other_workers_are_never_swept() {
+    let mut world = World::new();
+    pool(&mut world);
+    world.child(54, 52).build();
+    let workload = world.forest.workloads()[0].clone();
+    let mut set = KillSet::default();
+    set.start(&world.forest, &workload, &world.procs);
+    assert_eq!(set.keys(), [key(52), key(54)]);
+    // A master that re-parents below a worker, or shares its session, stays out of it.
+    (world.proc(50).ppid, world.proc(50).sid, world.proc(53).sid) = (52, 52, 52);
+    assert_eq!(sweep(&mut set, &world), [] as [u32; 0]);
+}
+
+#[test]
+fn a_settled_script_stays_one_whatever_its_title_says_later() {
+    let mut world = World::new();
+    world.php(50, INIT, PhpRole::Script, "script:/a.php").build();
+    let title = |world: &mut World, claim| {
+        let identity = Identity { claim, ..world.identities[&50].clone() };
+        world.ids.insert(identity);
+        world.ids.application(key(50)).map(str::to_owned)
+    };
+    let master = Php { role: PhpRole::Master, application: "".into() };
+    let other = Php { role: PhpRole::Script, application: "script:/b.php".into() };
+    let was = Some("script:/a.php".to_owned());
+    assert_eq!(title(&mut world, Claim::Plain), was);
+    assert_eq!(title(&mut world, Claim::Server), was);
+    assert_eq!(title(&mut world, Claim::Php(Box::new(master))), was);
+    // Another script is another program: exec.
+    assert_eq!(title(&mut world, Claim::Php(Box::new(other))).as_deref(), Some("script:/b.php"));
+}
+
 #[test]
 fn a_reused_pid_takes_nobody_along() {
     let mut world = World::new();
@@ -505,7 +667,7 @@ proptest! {
     /// and the guard in no tree.
     #[test]
     fn any_scan_is_grouped(
-        rows in proptest::collection::vec((1u32..40, 0u32..40, 0u32..40, 0u8..6, 0u16..3), 0..60),
+        rows in proptest::collection::vec((1u32..40, 0u32..40, 0u32..40, 0u8..10, 0u16..3), 0..60),
     ) {
         let mut world = World::new();
         world.procs.clear();
@@ -521,7 +683,17 @@ proptest! {
                 2 => { world.claim(pid, Claim::Server); }
                 3 => { world.marks(pid, None, Some(ppid)); }
                 4 => { world.unread(pid); }
-                _ => { world.procs.last_mut().unwrap().state = b'Z'; }
+                5 => { world.procs.last_mut().unwrap().state = b'Z'; }
+                _ => {
+                    let role = match what {
+                        6 => PhpRole::Master,
+                        7 => PhpRole::Worker,
+                        8 => PhpRole::Apache,
+                        _ => PhpRole::Script,
+                    };
+                    let php = Php { role, application: "x".into() };
+                    world.claim(pid, Claim::Php(Box::new(php)));
+                }
             }
         }
         world.build();
@@ -539,4 +711,93 @@ proptest! {
             prop_assert!(!has_init || bare_init);
         }
     }
+
+    /// Whatever a process says of PHP, a notebook keeps all that it had.
+    #[test]
+    fn titles_take_nothing_out_of_a_notebook(
+        rows in proptest::collection::vec((8u32..40, 0u32..40, 0u32..40, 0u8..6), 0..60),
+    ) {
+        let mut plain = World::new();
+        let mut titled = World::new();
+        for (world, php) in [(&mut plain, false), (&mut titled, true)] {
+            for (pid, ppid, sid, what) in &rows {
+                let (pid, ppid) = (*pid, *ppid);
+                world.bare(pid, ppid);
+                world.procs.last_mut().unwrap().sid = *sid;
+                let role = match what {
+                    0 => { world.claim(pid, kernel(&format!("/r/{pid}.json"))); continue }
+                    1 => { world.marks(pid, None, Some(ppid)); PhpRole::Script }
+                    2 => PhpRole::Master,
+                    3 => PhpRole::Worker,
+                    4 => PhpRole::Apache,
+                    _ => continue,
+                };
+                let claim = Php { role, application: "x".into() };
+                let claim = Claim::Php(Box::new(claim));
+                world.claim(pid, if php { claim } else { Claim::Plain });
+            }
+            world.build();
+        }
+        for was in plain.trees() {
+            let is = titled.trees().into_iter().find(|tree| tree[0] == was[0]);
+            let is = is.unwrap_or_default();
+            prop_assert!(was.iter().all(|pid| is.contains(pid)), "{was:?} became {is:?}");
+        }
+    }
+}
+
+/// The pids of each workload by deny list, after `denied` was named.
+fn denied(world: &mut World, names: &[&str]) -> Vec<Vec<u32>> {
+    world.build();
+    let is_denied = |proc: &Proc| names.iter().any(|name| proc.comm.bytes() == name.as_bytes());
+    world.forest.deny(&world.procs, &world.ids, is_denied);
+    let trees = world.trees();
+    let workloads = world.forest.workloads().iter().zip(trees);
+    workloads.filter(|(w, _)| w.denied).map(|(_, pids)| pids).collect()
+}
+
+fn called(world: &mut World, pid: u32, name: &str) {
+    world.proc(pid).comm = crate::facts::Comm::new(name.as_bytes());
+}
+
+#[test]
+fn a_deny_list_makes_workloads_of_what_belongs_to_nothing_and_of_nothing_else() {
+    let mut world = World::new();
+    world.kernel(10, "/a.ipynb").child(11, 10);
+    // A daemon with a child and a grandchild; a shell with a denied child; a helper of the kernel.
+    world.bare(20, INIT).child(21, 20).child(22, 21).stray(23, 20);
+    world.bare(30, INIT).child(31, 30);
+    for (pid, name) in [(11, "sleep"), (20, "backup"), (21, "sleep"), (31, "sleep")] {
+        called(&mut world, pid, name);
+    }
+    assert_eq!(denied(&mut world, &["sleep", "backup"]), [vec![20, 21, 22], vec![31]]);
+    assert_eq!(world.trees(), [vec![10, 11], vec![20, 21, 22], vec![31]]);
+    // Its double-forked child led a session of its own: nothing says whose it is.
+    assert_eq!(world.pids(world.forest.unattributed()), [INIT, 23, 30]);
+    let (mut again, mut none) = (World::new(), World::new());
+    again.bare(20, INIT);
+    none.bare(20, INIT);
+    called(&mut again, 20, "backup");
+    assert_eq!(denied(&mut again, &["backup"]), [vec![20]]);
+    assert_eq!(denied(&mut none, &["backup"]), Vec::<Vec<u32>>::new());
+}
+
+#[test]
+fn whoever_holds_a_place_or_stands_above_one_is_never_made_a_workload() {
+    let mut world = World::new();
+    // A shell above the server's kernel, a supervisor above another server, the guard, the init.
+    world.bare(5, INIT).kernel_below(10, 5, None);
+    world.bare(40, INIT).bare(41, 40).claim(41, Claim::Server);
+    world.bare(50, INIT).bare(51, 50);
+    world.guard = vec![51];
+    // Nobody has read who it is.
+    world.bare(60, INIT).unread(60);
+    for pid in [INIT, SERVER, 5, 10, 40, 41, 50, 51, 60] {
+        called(&mut world, pid, "x");
+    }
+    assert_eq!(denied(&mut world, &["x"]), Vec::<Vec<u32>>::new());
+    world.bare(61, INIT);
+    called(&mut world, 61, "x");
+    world.proc(61).state = b'Z';
+    assert_eq!(denied(&mut world, &["x"]), Vec::<Vec<u32>>::new(), "a zombie holds nothing");
 }

@@ -7,6 +7,9 @@
 //! /run/nbguard/trace/<uid>/<pid>-<start>.watch  what to watch, a line each; written by the tool
 //! ```
 //!
+//! The directory is 0711: a worker that is not root may pass through it, not read it, so it opens
+//! its own folder by the whole path, or the directory with O_PATH.
+//!
 //! `pid` is the process's own, in its innermost pid namespace; `start` is field 22 of its
 //! `/proc/<pid>/stat`. Times are nanoseconds of CLOCK_BOOTTIME unless a name says otherwise.
 //! Numbers are in the machine's order: writer and reader share one kernel.

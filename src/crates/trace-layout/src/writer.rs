@@ -247,7 +247,7 @@ impl Writer {
 /// Where a record's four lengths are.
 const AT_LENS: usize = offset_of!(RecordHeader, class_len);
 const _: () = {
-    assert!(AT_LENS % 8 == 0);
+    assert!(AT_LENS.is_multiple_of(8));
     assert!(offset_of!(RecordHeader, function_len) == AT_LENS + 2);
     assert!(offset_of!(RecordHeader, file_len) == AT_LENS + 4);
     assert!(offset_of!(RecordHeader, values_len) == AT_LENS + 6);

@@ -1,0 +1,491 @@
+//! Who is at work and who is not, over several looks: what a tracer's page or a stack from outside
+//! said of a process, and what its CPU time says of the time since. Pure: no files, no clock.
+//!
+//! What was said of a process holds for as long as it has used no CPU time since. Once it has, it
+//! is unknown until somebody looks again, and unknown is never idle. CPU time alone speaks only
+//! for what runs no interpreter: a cell may sleep, and so may a request.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::facts::{Activity, Field, Proc, Source, Why};
+use crate::ids::ProcKey;
+use crate::policy::identity::Claim;
+use crate::units::Moment;
+
+/// Processes remembered for one domain, as many as identities are.
+pub const MAX_PROCESSES: usize = super::identity::MAX_IDENTITIES;
+/// A text that is kept beside an activity.
+pub const MAX_TEXT: usize = 256;
+/// Of this many parts of a time, and a tick, one may be CPU time, and a kernel or a daemon still
+/// counts as still: a kernel that waits for its next cell wakes once in a second to see whether
+/// its parent lives (ipykernel 6: 1 tick in 60 s, measured; a cell like `1 + 1` takes one too).
+const STILL_PART: u64 = 2_000;
+/// Shorter than ten ticks a share of CPU time says little.
+const SPAN_MIN: Duration = Duration::from_millis(100);
+/// USER_HZ: what Linux counts CPU time of processes in, on every architecture that is guarded.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// What a process is, as far as its CPU time is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nature {
+    /// It runs no interpreter that could be asked: CPU time alone may call it idle.
+    Plain,
+    /// What waits in a call of a cell uses no CPU time either.
+    Kernel,
+    /// The same of a request; and a worker that waits for the next uses none at all.
+    Php,
+}
+
+impl Nature {
+    pub fn of(claim: &Claim) -> Nature {
+        match claim {
+            Claim::Kernel(_) => Nature::Kernel,
+            Claim::Php(_) => Nature::Php,
+            Claim::Server | Claim::Tracker | Claim::Plain => Nature::Plain,
+        }
+    }
+}
+
+/// What a tracer's page or a stack said, at the moment when it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Said {
+    Busy {
+        since: Option<Moment>,
+    },
+    /// A page knows since when. Of a stack it is the moment of its reading.
+    Idle {
+        since: Moment,
+    },
+    Unknown(Why),
+}
+
+/// The activities of one domain's processes.
+#[derive(Default)]
+pub struct Activities {
+    /// `None` until the first look: most containers never need one.
+    known: Option<Box<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    entries: HashMap<ProcKey, Entry>,
+    /// The latest look, and the one before.
+    at: Option<Moment>,
+    before: Option<Moment>,
+    /// The latest look between an event and a signal, if that was after both.
+    again: Option<Moment>,
+    turn: u32,
+}
+
+struct Entry {
+    /// At the latest look, which was then.
+    ticks: u64,
+    at: Moment,
+    first: Moment,
+    /// Between the latest two looks, and what it had at the later.
+    used: Option<u64>,
+    base: u64,
+    /// It has been still since then, when it had this many.
+    still: Moment,
+    still_ticks: u64,
+    /// The latest look at which it had used any at all.
+    ran: Moment,
+    said: Option<(Moment, Source, Said)>,
+    text: Option<Box<str>>,
+    turn: u32,
+}
+
+impl Activities {
+    /// Takes the CPU times of a scan in, and forgets whoever is not in it.
+    pub fn look(&mut self, now: Moment, procs: &[Proc]) {
+        self.known.get_or_insert_default().look(now, procs);
+    }
+
+    /// The same between an event and a signal: of those that are known already, without an
+    /// allocation. Whoever is new has no activity.
+    pub fn look_again(&mut self, now: Moment, procs: &[Proc]) {
+        if let Some(known) = &mut self.known {
+            let is_later = known.at.is_some_and(|at| now.since(at) >= SPAN_MIN);
+            if is_later {
+                known.again = Some(now);
+            }
+            for proc in procs {
+                if let Some(entry) = known.entries.get_mut(&proc.key) {
+                    if is_later {
+                        entry.used = proc.ticks.checked_sub(entry.base);
+                    }
+                    entry.look(now, proc.ticks);
+                }
+            }
+        }
+    }
+
+    /// Takes in what a page or a stack says. What nobody has looked at is not remembered.
+    pub fn say(&mut self, key: ProcKey, now: Moment, by: Source, said: Said, text: Option<&str>) {
+        let entry = self.known.as_mut().and_then(|known| known.entries.get_mut(&key));
+        let Some(entry) = entry else { return };
+        // A stack that could not be had leaves standing what the tracer says.
+        if matches!(said, Said::Unknown(_)) && entry.said.is_some_and(|(_, old, _)| old < by) {
+            return;
+        }
+        entry.said = Some((now, by, said));
+        entry.text = text.filter(|text| !text.is_empty()).map(|text| cut(text).into());
+    }
+
+    /// Whether a process is at work, as far as the latest look knows.
+    pub fn of(&self, key: ProcKey, nature: Nature) -> Activity {
+        match self.entry(key) {
+            Some(entry) => entry.activity(nature),
+            None => Activity::Unknown(Why::NotRead),
+        }
+    }
+
+    /// What it was doing, when that was said: a function, a script. Untrusted.
+    pub fn text(&self, key: ProcKey) -> Option<&str> {
+        self.entry(key)?.text.as_deref()
+    }
+
+    /// When it was looked at first.
+    pub fn first_seen(&self, key: ProcKey) -> Option<Moment> {
+        self.entry(key).map(|entry| entry.first)
+    }
+
+    /// CPU ticks between the latest two looks; of one that began since, all that it has. `None`:
+    /// there was one look only.
+    pub fn used(&self, key: ProcKey) -> Option<u64> {
+        self.entry(key)?.used
+    }
+
+    /// The same of a process of the latest scan: one that was not there at the first look has
+    /// used all that it has since.
+    pub fn used_by(&self, proc: &Proc) -> Field<u64> {
+        let Some(known) = self.known.as_ref() else { return Field::Unknown(Why::NotRead) };
+        let used = match known.entries.get(&proc.key) {
+            Some(entry) => entry.used,
+            None => (known.entries.len() < MAX_PROCESSES).then_some(proc.ticks),
+        };
+        used.map_or(Field::Unknown(Why::NotRead), Field::Known)
+    }
+
+    /// How long there was between the latest two looks.
+    pub fn span(&self) -> Option<Duration> {
+        let known = self.known.as_ref()?;
+        match (known.again, known.at) {
+            (Some(again), Some(at)) => Some(again.since(at)),
+            _ => Some(known.at?.since(known.before?)),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.known.as_ref().map_or(0, |known| known.entries.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Nobody asks any more: gives the memory back.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    fn entry(&self, key: ProcKey) -> Option<&Entry> {
+        self.known.as_ref()?.entries.get(&key)
+    }
+}
+
+impl Known {
+    fn look(&mut self, now: Moment, procs: &[Proc]) {
+        self.before = self.at.replace(now);
+        self.again = None;
+        self.turn = self.turn.wrapping_add(1);
+        let turn = self.turn;
+        // Whoever was not there at an earlier look began since then, if there was room for it.
+        let is_new = self.before.is_some() && self.entries.len() < MAX_PROCESSES;
+        for proc in procs.iter().filter(|proc| !proc.is_zombie()) {
+            if let Some(entry) = self.entries.get_mut(&proc.key) {
+                entry.used = proc.ticks.checked_sub(entry.base);
+                entry.base = proc.ticks;
+                entry.look(now, proc.ticks);
+                entry.turn = turn;
+            } else if self.entries.len() < MAX_PROCESSES {
+                let used = is_new.then_some(proc.ticks);
+                self.entries.insert(proc.key, Entry::new(now, proc.ticks, used, turn));
+            }
+        }
+        self.entries.retain(|_, entry| entry.turn == turn);
+    }
+}
+
+impl Entry {
+    fn new(now: Moment, ticks: u64, used: Option<u64>, turn: u32) -> Entry {
+        Entry {
+            ticks,
+            used,
+            base: ticks,
+            at: now,
+            first: now,
+            still: now,
+            still_ticks: ticks,
+            ran: now,
+            said: None,
+            text: None,
+            turn,
+        }
+    }
+
+    fn look(&mut self, now: Moment, ticks: u64) {
+        let ran = |before: u64, since: Moment| {
+            let elapsed = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+            let allowed = elapsed.saturating_mul(TICKS_PER_SECOND) / 1_000 / STILL_PART;
+            ticks.saturating_sub(before) > allowed.saturating_add(1)
+        };
+        // Over the whole time little by little, or since the last look at once.
+        if ran(self.still_ticks, self.still) || ran(self.ticks, self.at) {
+            (self.still, self.still_ticks) = (now, ticks);
+        }
+        if ticks != self.ticks {
+            self.ran = now;
+        }
+        (self.ticks, self.at) = (ticks, now);
+    }
+
+    fn activity(&self, nature: Nature) -> Activity {
+        let still = if nature == Nature::Php { self.ran } else { self.still };
+        let Some((at, by, said)) = self.said else {
+            return match nature {
+                Nature::Plain => Activity::Idle { since: still, by: Source::Cpu },
+                Nature::Kernel | Nature::Php => Activity::Unknown(Why::NotRead),
+            };
+        };
+        match said {
+            Said::Busy { since } => Activity::Busy { since, by },
+            // It may be in its next request or cell by now.
+            Said::Idle { .. } if still > at => Activity::Unknown(Why::NotRead),
+            // A page knows it to the microsecond; a stack only that it was idle when it was taken,
+            // and what has not run since an earlier look was idle then.
+            Said::Idle { since } if by == Source::Tracer => Activity::Idle { since, by },
+            Said::Idle { since } => Activity::Idle { since: since.min(still), by },
+            Said::Unknown(why) => Activity::Unknown(why),
+        }
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::world::{World, key};
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * SECOND)
+    }
+
+    /// One process (pid 20) over several looks: second, ticks.
+    fn looks(looks: &[(u64, u64)]) -> Activities {
+        let mut activities = Activities::default();
+        for (second, ticks) in looks {
+            look(&mut activities, *second, *ticks);
+        }
+        activities
+    }
+
+    fn look(activities: &mut Activities, second: u64, ticks: u64) {
+        let mut world = World::new();
+        world.bare(20, 1).proc(20).ticks = ticks;
+        activities.look(at(second), &world.procs);
+    }
+
+    fn say(activities: &mut Activities, second: u64, by: Source, said: Said) {
+        activities.say(key(20), at(second), by, said, Some("merge"));
+    }
+
+    fn idle(since: u64, by: Source) -> Activity {
+        Activity::Idle { since: at(since), by }
+    }
+
+    const NOT_READ: Activity = Activity::Unknown(Why::NotRead);
+
+    #[test]
+    fn what_nobody_looked_at_is_unknown_and_so_is_an_interpreter_nobody_asked() {
+        let mut activities = Activities::default();
+        assert_eq!(activities.of(key(20), Nature::Plain), NOT_READ);
+        say(&mut activities, 1, Source::Stack, Said::Idle { since: at(1) });
+        assert_eq!(activities.of(key(20), Nature::Plain), NOT_READ, "never looked at: not kept");
+        let still = looks(&[(0, 50), (600, 50)]);
+        assert_eq!(still.of(key(20), Nature::Kernel), NOT_READ);
+        assert_eq!(still.of(key(20), Nature::Plain), idle(0, Source::Cpu));
+    }
+
+    #[test]
+    fn cpu_time_ends_what_it_says_itself() {
+        let ran = looks(&[(0, 50), (60, 50), (61, 70), (90, 71)]);
+        assert_eq!(ran.of(key(20), Nature::Plain), idle(61, Source::Cpu));
+        // An hour of standing still does not pay for a cell of a second.
+        let after_long = looks(&[(0, 50), (3_600, 50), (3_660, 150)]);
+        assert_eq!(after_long.of(key(20), Nature::Plain), idle(3_660, Source::Cpu));
+        let often: Vec<(u64, u64)> = (0..60).map(|second| (second, 50 + second)).collect();
+        assert!(
+            matches!(looks(&often).of(key(20), Nature::Plain), Activity::Idle { since, .. } if since > at(50))
+        );
+        // One part in 2,000 is what a process uses that only looks whether it is needed.
+        let ticked = looks(&[(0, 50), (60, 53), (120, 56)]);
+        assert_eq!(ticked.of(key(20), Nature::Plain), idle(0, Source::Cpu));
+    }
+
+    #[test]
+    fn a_page_knows_since_when_and_holds_until_the_process_runs() {
+        let mut activities = looks(&[(0, 50), (60, 50)]);
+        say(&mut activities, 60, Source::Tracer, Said::Idle { since: at(42) });
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(42, Source::Tracer));
+        look(&mut activities, 100, 50);
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(42, Source::Tracer));
+        look(&mut activities, 101, 90);
+        assert_eq!(activities.of(key(20), Nature::Kernel), NOT_READ);
+        assert_eq!(activities.of(key(20), Nature::Plain), NOT_READ, "it was at work a moment ago");
+    }
+
+    /// Its next request may be short.
+    #[test]
+    fn a_php_worker_is_still_only_where_it_used_nothing_at_all() {
+        let mut activities = looks(&[(0, 50), (60, 50)]);
+        say(&mut activities, 60, Source::Stack, Said::Idle { since: at(60) });
+        assert_eq!(activities.of(key(20), Nature::Php), idle(0, Source::Stack));
+        look(&mut activities, 120, 51);
+        assert_eq!(activities.of(key(20), Nature::Php), NOT_READ);
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(0, Source::Stack));
+    }
+
+    #[test]
+    fn a_stack_that_is_idle_reaches_back_as_far_as_the_process_has_not_run() {
+        let mut activities = looks(&[(0, 10), (10, 50), (60, 50)]);
+        say(&mut activities, 61, Source::Stack, Said::Idle { since: at(61) });
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(10, Source::Stack));
+        let mut young = looks(&[(0, 10), (60, 900)]);
+        say(&mut young, 61, Source::Stack, Said::Idle { since: at(61) });
+        assert_eq!(young.of(key(20), Nature::Kernel), idle(60, Source::Stack));
+    }
+
+    #[test]
+    fn busy_stays_busy_however_still_it_is() {
+        let mut activities = looks(&[(0, 50), (60, 50)]);
+        let busy = Said::Busy { since: Some(at(3)) };
+        say(&mut activities, 60, Source::Stack, busy);
+        look(&mut activities, 4_000, 50);
+        let expected = Activity::Busy { since: Some(at(3)), by: Source::Stack };
+        assert_eq!(activities.of(key(20), Nature::Plain), expected);
+        assert_eq!(expected.idle_for(at(5_000)), None);
+        assert_eq!(activities.text(key(20)), Some("merge"));
+    }
+
+    #[test]
+    fn a_stack_that_could_not_be_had_takes_nothing_from_the_page() {
+        let mut activities = looks(&[(0, 50), (60, 50)]);
+        say(&mut activities, 60, Source::Tracer, Said::Idle { since: at(42) });
+        say(&mut activities, 60, Source::Stack, Said::Unknown(Why::TimedOut));
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(42, Source::Tracer));
+        say(&mut activities, 61, Source::Tracer, Said::Unknown(Why::Malformed));
+        assert_eq!(activities.of(key(20), Nature::Kernel), Activity::Unknown(Why::Malformed));
+    }
+
+    #[test]
+    fn the_pid_of_another_inherits_nothing_and_the_gone_are_forgotten() {
+        let mut activities = looks(&[(0, 50), (60, 50)]);
+        say(&mut activities, 60, Source::Stack, Said::Idle { since: at(60) });
+        let mut world = World::new();
+        world.bare(20, 1).proc(20).key.start += 1;
+        let key = world.proc(20).key;
+        activities.look(at(61), &world.procs);
+        assert_eq!(activities.of(key, Nature::Kernel), NOT_READ);
+        assert_eq!(activities.of(key, Nature::Plain), idle(61, Source::Cpu));
+        activities.look(at(62), &[]);
+        assert!(activities.is_empty());
+    }
+
+    #[test]
+    fn what_was_used_between_two_looks() {
+        let mut activities = looks(&[(0, 50)]);
+        assert_eq!((activities.used(key(20)), activities.span()), (None, None));
+        look(&mut activities, 10, 75);
+        assert_eq!(activities.used(key(20)), Some(25));
+        assert_eq!(activities.span(), Some(Duration::from_secs(10)));
+        // Between an event and a signal nobody is added, and what was used is counted from the
+        // last look on, unless that was a moment ago.
+        let mut world = World::new();
+        world.bare(20, 1).proc(20).ticks = 99;
+        world.bare(30, 1).proc(30).ticks = 4;
+        let len = activities.len();
+        activities.look_again(Moment(10 * SECOND + 50_000), &world.procs);
+        assert_eq!(activities.used(key(20)), Some(25));
+        activities.look_again(at(11), &world.procs);
+        assert_eq!((activities.used(key(20)), activities.len()), (Some(24), len));
+        assert_eq!(activities.span(), Some(Duration::from_secs(1)));
+        assert!(
+            matches!(activities.of(key(20), Nature::Plain), Activity::Idle { since, .. } if since > at(10))
+        );
+        let used = [20, 30].map(|pid| activities.used_by(world.proc(pid)));
+        assert_eq!(used, [Field::Known(24), Field::Known(4)]);
+    }
+
+    #[test]
+    fn no_more_than_so_many_and_texts_are_cut() {
+        let mut world = World::new();
+        for pid in 100..100 + MAX_PROCESSES as u32 + 10 {
+            world.bare(pid, 1);
+        }
+        let mut activities = Activities::default();
+        activities.look(at(0), &world.procs);
+        assert_eq!(activities.len(), MAX_PROCESSES);
+        let long = "\u{20ac}".repeat(1_000);
+        activities.say(key(100), at(0), Source::Stack, Said::Busy { since: None }, Some(&long));
+        assert_eq!(activities.text(key(100)).unwrap().len(), 255);
+        activities.forget();
+        assert_eq!(activities.len(), 0);
+    }
+
+    proptest! {
+        /// Whatever is said in whatever order: idle is nobody who ran since the last word, and
+        /// nobody is idle since a moment that is to come.
+        #[test]
+        fn idle_is_never_more_than_was_seen(
+            steps in proptest::collection::vec((1u64..50, 0u64..40, 0u8..5), 1..20),
+        ) {
+            let mut activities = Activities::default();
+            let (mut now, mut ticks, mut ran_since) = (0, 0, true);
+            for (wait, run, what) in steps {
+                now += wait;
+                ticks += run;
+                look(&mut activities, now, ticks);
+                ran_since |= run > wait / 20 + 1;
+                match what {
+                    0 => say(&mut activities, now, Source::Stack, Said::Busy { since: None }),
+                    1 => say(&mut activities, now, Source::Stack, Said::Unknown(Why::Denied)),
+                    2 => {
+                        say(&mut activities, now, Source::Stack, Said::Idle { since: at(now) });
+                        ran_since = false;
+                    }
+                    3 => {
+                        say(&mut activities, now, Source::Tracer, Said::Idle { since: at(now) });
+                        ran_since = false;
+                    }
+                    _ => {}
+                }
+                if let Activity::Idle { since, .. } = activities.of(key(20), Nature::Kernel) {
+                    prop_assert!(!ran_since, "{now}");
+                    prop_assert!(since <= at(now));
+                }
+            }
+        }
+    }
+}
