@@ -113,8 +113,17 @@ impl Inside {
         };
         let watched = &mut self.boxes[at];
         watched.total = Scale::of(&figures, figures.high, &self.world.host).total;
-        watched.activities.look(now(), &seen.procs);
+        let at = now();
+        watched.activities.look(at, &seen.procs);
         watched.seen = seen;
+        let mut buffer = Buffer::new();
+        for index in 0..watched.seen.procs.len() {
+            if watched.nature(index) != Nature::Plain {
+                let key = watched.seen.procs[index].key;
+                let switches = procs::read_switches(&self.world.roots, key.pid, &mut buffer);
+                watched.activities.switched(key, at, switches);
+            }
+        }
         watched.is_there = true;
         Ok(())
     }
@@ -138,8 +147,9 @@ impl Inside {
                     inside::hear_page(&self.world.roots, dir, proc.key, &mut buffer)
                 });
                 let is_known = page.as_ref().is_some_and(Heard::is_known);
-                let stack = (!is_known && Instant::now() < until)
-                    .then(|| inside::hear_stack(&self.tool, proc.key));
+                let stack = (!is_known && Instant::now() < until).then(|| {
+                    inside::hear_stack(&self.world.roots, &self.tool, proc.key, &mut buffer)
+                });
                 for heard in page.into_iter().chain(stack) {
                     heard.tell(&mut watched.activities, now());
                 }

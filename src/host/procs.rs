@@ -142,6 +142,11 @@ pub fn read_memory(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Field<ProcMe
     }
 }
 
+/// Context switches of the main thread, by which it shows that it has not run.
+pub fn read_switches(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Option<u64> {
+    read(roots, pid, "status", buffer, parse::status_switches).ok()
+}
+
 /// Proportional anonymous + shared + swapped memory. Takes 14 ms per GiB and the mmap lock of its
 /// owner (measured, KERNEL.md), so it belongs on a helper thread.
 pub fn read_pss(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Field<Bytes> {

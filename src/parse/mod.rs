@@ -19,7 +19,9 @@ pub use cgroup::{
 };
 pub use escape::escape;
 pub use host::{Mount, ProcCgroup, meminfo, mountinfo, proc_cgroup};
-pub use process::{Ids, StatLine, smaps_rollup_pss, stat, status_ids, status_memory};
+pub use process::{
+    Ids, StatLine, smaps_rollup_pss, stat, status_ids, status_memory, status_switches,
+};
 
 use std::fmt;
 

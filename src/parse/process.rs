@@ -126,6 +126,28 @@ pub fn status_memory(text: &[u8]) -> Result<Option<ProcMemory>, ParseError> {
     }
 }
 
+/// How often the main thread left the CPU, of its own will or not: a thread that has not run since
+/// has the same number (proc_pid_status(5), `voluntary_ctxt_switches`, `nonvoluntary_ctxt_switches`).
+///
+/// # Errors
+/// Where a line is not as documented, or missing.
+pub fn status_switches(text: &[u8]) -> Result<u64, ParseError> {
+    let (mut own, mut forced) = (None, None);
+    for (n, line) in lines(text) {
+        let Some((key, value)) = key_colon(line) else { continue };
+        let slot = match key {
+            b"voluntary_ctxt_switches" => &mut own,
+            b"nonvoluntary_ctxt_switches" => &mut forced,
+            _ => continue,
+        };
+        *slot = Some(decimal(value).ok_or(ParseError::at("status", n, "a number"))?);
+    }
+    match (own, forced) {
+        (Some(own), Some(forced)) => Ok(own.saturating_add(forced)),
+        _ => Err(ParseError::missing("status", "ctxt_switches")),
+    }
+}
+
 /// Who a process is: its owner and what it is called in its own pid namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ids {
@@ -249,7 +271,8 @@ mod tests {
 
     const STATUS: &str = "Name:\tpy\\nUid:\t0\nTgid:\t31\nPid:\t31\nPPid:\t7\n\
         Uid:\t1000\t1001\t1000\t1000\nNSpid:\t4242\t31\nVmRSS:\t 1768 kB\n\
-        RssAnon:\t     116 kB\nRssFile:\t 1652 kB\nRssShmem:\t       8 kB\nVmSwap:\t       4 kB\n";
+        RssAnon:\t     116 kB\nRssFile:\t 1652 kB\nRssShmem:\t       8 kB\nVmSwap:\t       4 kB\n\
+        voluntary_ctxt_switches:\t42\nnonvoluntary_ctxt_switches:\t4\n";
 
     #[test]
     fn reads_memory_and_ids_of_status() {
@@ -273,6 +296,14 @@ mod tests {
     const ROLLUP: &str = "556d68568000-7ffdb5102000 ---p 00000000 00:00 0    [rollup]\n\
         Rss:                1640 kB\nPss:                 384 kB\nPss_Anon:            112 kB\n\
         Pss_File:            272 kB\nPss_Shmem:            10 kB\nSwap:   9 kB\nSwapPss:   5 kB\n";
+
+    #[test]
+    fn context_switches_are_those_of_both_kinds() {
+        assert_eq!(status_switches(STATUS.as_bytes()).unwrap(), 46);
+        assert!(status_switches(b"voluntary_ctxt_switches:\t12\n").is_err());
+        let bad = b"voluntary_ctxt_switches:\t1x\nnonvoluntary_ctxt_switches:\t1\n";
+        assert!(status_switches(bad).is_err());
+    }
 
     #[test]
     fn pss_counts_what_an_end_gives_back() {

@@ -1,9 +1,12 @@
 //! Who is at work and who is not, over several looks: what a tracer's page or a stack from outside
 //! said of a process, and what its CPU time says of the time since. Pure: no files, no clock.
 //!
-//! What was said of a process holds for as long as it has used no CPU time since. Once it has, it
-//! is unknown until somebody looks again, and unknown is never idle. CPU time alone speaks only
-//! for what runs no interpreter: a cell may sleep, and so may a request.
+//! What a page said of a process holds for as long as it has used no CPU time since; what a stack
+//! said, for as long as its main thread has not run: a kernel or a worker that waits for its next
+//! cell or request sleeps in one call, however often its other threads wake (ipykernel: 0 context
+//! switches in 12 s, and 17 for `1 + 1`, measured). Once it has, it is unknown until somebody looks
+//! again, and unknown is never idle. CPU time alone speaks only for what runs no interpreter: a
+//! cell may sleep, and so may a request.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,10 +20,13 @@ use crate::units::Moment;
 pub const MAX_PROCESSES: usize = super::identity::MAX_IDENTITIES;
 /// A text that is kept beside an activity.
 pub const MAX_TEXT: usize = 256;
-/// Of this many parts of a time, and a tick, one may be CPU time, and a kernel or a daemon still
-/// counts as still: a kernel that waits for its next cell wakes once in a second to see whether
-/// its parent lives (ipykernel 6: 1 tick in 60 s, measured; a cell like `1 + 1` takes one too).
+/// Of this many parts of a time, and a tick, one may be CPU time, and a daemon still counts as
+/// still.
 const STILL_PART: u64 = 2_000;
+/// The same of an interpreter whose main thread has not run: what its other threads may use. A
+/// kernel's look once in a second whether its parent lives (1 tick in 60 s, measured; 38 where
+/// the CPU is emulated); one that computes uses far more.
+const CALM_PART: u64 = 100;
 /// Shorter than ten ticks a share of CPU time says little.
 const SPAN_MIN: Duration = Duration::from_millis(100);
 /// USER_HZ: what Linux counts CPU time of processes in, on every architecture that is guarded.
@@ -89,6 +95,13 @@ struct Entry {
     /// It has been still since then, when it had this many.
     still: Moment,
     still_ticks: u64,
+    /// The same by what the threads of an interpreter may use.
+    calm: Moment,
+    calm_ticks: u64,
+    /// Context switches of the main thread, and the first look at which it had as many. `None`:
+    /// they could not be read, or nobody did.
+    switches: Option<u64>,
+    moved: Moment,
     /// The latest look at which it had used any at all.
     ran: Moment,
     said: Option<(Moment, Source, Said)>,
@@ -119,6 +132,21 @@ impl Activities {
                 }
             }
         }
+    }
+
+    /// How often the main thread has left the CPU by now; `None`: that could not be read. To be
+    /// told after each look, of whoever runs an interpreter.
+    pub fn switched(&mut self, key: ProcKey, now: Moment, switches: Option<u64>) {
+        let known = self.known.as_mut();
+        if let Some(entry) = known.and_then(|known| known.entries.get_mut(&key)) {
+            entry.switched(now, switches);
+        }
+    }
+
+    /// Whether what is known of a process hangs on its main thread not having run.
+    pub fn hangs_on_switches(&self, key: ProcKey) -> bool {
+        let said = self.entry(key).and_then(|entry| entry.said);
+        matches!(said, Some((_, Source::Stack, Said::Idle { .. })))
     }
 
     /// Takes in what a page or a stack says. What nobody has looked at is not remembered.
@@ -228,6 +256,10 @@ impl Entry {
             first: now,
             still: now,
             still_ticks: ticks,
+            calm: now,
+            calm_ticks: ticks,
+            switches: None,
+            moved: now,
             ran: now,
             said: None,
             text: None,
@@ -236,19 +268,30 @@ impl Entry {
     }
 
     fn look(&mut self, now: Moment, ticks: u64) {
-        let ran = |before: u64, since: Moment| {
+        let ran = |before: u64, since: Moment, part: u64| {
             let elapsed = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-            let allowed = elapsed.saturating_mul(TICKS_PER_SECOND) / 1_000 / STILL_PART;
+            let allowed = elapsed.saturating_mul(TICKS_PER_SECOND) / 1_000 / part;
             ticks.saturating_sub(before) > allowed.saturating_add(1)
         };
         // Over the whole time little by little, or since the last look at once.
-        if ran(self.still_ticks, self.still) || ran(self.ticks, self.at) {
+        let has_run =
+            |before, since, part| ran(before, since, part) || ran(self.ticks, self.at, part);
+        if has_run(self.still_ticks, self.still, STILL_PART) {
             (self.still, self.still_ticks) = (now, ticks);
+        }
+        if has_run(self.calm_ticks, self.calm, CALM_PART) {
+            (self.calm, self.calm_ticks) = (now, ticks);
         }
         if ticks != self.ticks {
             self.ran = now;
         }
         (self.ticks, self.at) = (ticks, now);
+    }
+
+    fn switched(&mut self, now: Moment, switches: Option<u64>) {
+        if switches.is_none() || switches != self.switches {
+            (self.switches, self.moved) = (switches, now);
+        }
     }
 
     fn activity(&self, nature: Nature) -> Activity {
@@ -262,11 +305,17 @@ impl Entry {
         match said {
             Said::Busy { since } => Activity::Busy { since, by },
             // It may be in its next request or cell by now.
-            Said::Idle { .. } if still > at => Activity::Unknown(Why::NotRead),
-            // A page knows it to the microsecond; a stack only that it was idle when it was taken,
-            // and what has not run since an earlier look was idle then.
-            Said::Idle { since } if by == Source::Tracer => Activity::Idle { since, by },
-            Said::Idle { since } => Activity::Idle { since: since.min(still), by },
+            Said::Idle { since } if by == Source::Tracer => match still > at {
+                true => Activity::Unknown(Why::NotRead),
+                false => Activity::Idle { since, by },
+            },
+            // A stack knows only that it was idle when it was taken; but a main thread that has
+            // not run since an earlier look was in that same wait then.
+            Said::Idle { since } => match self.switches.is_none() || self.moved.max(self.calm) > at
+            {
+                true => Activity::Unknown(Why::NotRead),
+                false => Activity::Idle { since: since.min(self.moved.max(self.calm)), by },
+            },
             Said::Unknown(why) => Activity::Unknown(why),
         }
     }
@@ -358,23 +407,58 @@ mod tests {
 
     /// Its next request may be short.
     #[test]
-    fn a_php_worker_is_still_only_where_it_used_nothing_at_all() {
+    fn after_a_page_a_php_worker_is_still_only_where_it_used_nothing_at_all() {
         let mut activities = looks(&[(0, 50), (60, 50)]);
-        say(&mut activities, 60, Source::Stack, Said::Idle { since: at(60) });
-        assert_eq!(activities.of(key(20), Nature::Php), idle(0, Source::Stack));
+        say(&mut activities, 60, Source::Tracer, Said::Idle { since: at(60) });
         look(&mut activities, 120, 51);
         assert_eq!(activities.of(key(20), Nature::Php), NOT_READ);
-        assert_eq!(activities.of(key(20), Nature::Kernel), idle(0, Source::Stack));
+        assert_eq!(activities.of(key(20), Nature::Kernel), idle(60, Source::Tracer));
+    }
+
+    /// Looks with the ticks and the context switches, and at the last a stack that is idle.
+    fn stacked(each: &[(u64, u64, Option<u64>)]) -> Activities {
+        let mut activities = Activities::default();
+        for (second, ticks, switches) in each {
+            look(&mut activities, *second, *ticks);
+            activities.switched(key(20), at(*second), *switches);
+        }
+        let last = each.last().unwrap();
+        say(&mut activities, last.0, Source::Stack, Said::Idle { since: at(last.0) });
+        activities
     }
 
     #[test]
-    fn a_stack_that_is_idle_reaches_back_as_far_as_the_process_has_not_run() {
-        let mut activities = looks(&[(0, 10), (10, 50), (60, 50)]);
-        say(&mut activities, 61, Source::Stack, Said::Idle { since: at(61) });
-        assert_eq!(activities.of(key(20), Nature::Kernel), idle(10, Source::Stack));
-        let mut young = looks(&[(0, 10), (60, 900)]);
-        say(&mut young, 61, Source::Stack, Said::Idle { since: at(61) });
-        assert_eq!(young.of(key(20), Nature::Kernel), idle(60, Source::Stack));
+    fn a_stack_that_is_idle_reaches_back_as_far_as_the_main_thread_has_not_run() {
+        for nature in [Nature::Kernel, Nature::Php] {
+            let same = stacked(&[(0, 10, Some(7)), (10, 10, Some(9)), (60, 10, Some(9))]);
+            assert_eq!(same.of(key(20), nature), idle(10, Source::Stack));
+            // A cell that slept used no CPU time to speak of, and its end is a context switch.
+            let slept = stacked(&[(0, 10, Some(7)), (60, 10, Some(8))]);
+            assert_eq!(slept.of(key(20), nature), idle(60, Source::Stack));
+            // 0.6 % of an emulated CPU, in threads that look whether the parent lives.
+            let emulated = stacked(&[(0, 10, Some(7)), (60, 46, Some(7))]);
+            assert_eq!(emulated.of(key(20), nature), idle(0, Source::Stack));
+            let threads = stacked(&[(0, 10, Some(7)), (60, 1_000, Some(7))]);
+            assert_eq!(threads.of(key(20), nature), idle(60, Source::Stack), "a thread computed");
+            let unread = stacked(&[(0, 10, Some(7)), (60, 10, None)]);
+            assert_eq!(unread.of(key(20), nature), NOT_READ);
+        }
+    }
+
+    #[test]
+    fn a_stack_holds_until_the_main_thread_runs_or_another_computes() {
+        for (second, ticks, switches, expected) in [
+            (90, 60, Some(7), idle(0, Source::Stack)),
+            (90, 60, Some(8), NOT_READ),
+            (90, 60, None, NOT_READ),
+            (90, 800, Some(7), NOT_READ),
+        ] {
+            let mut activities = stacked(&[(0, 50, Some(7)), (60, 50, Some(7))]);
+            assert!(activities.hangs_on_switches(key(20)));
+            look(&mut activities, second, ticks);
+            activities.switched(key(20), at(second), switches);
+            assert_eq!(activities.of(key(20), Nature::Kernel), expected, "{ticks} {switches:?}");
+        }
     }
 
     #[test]

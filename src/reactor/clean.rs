@@ -7,6 +7,7 @@ use super::helper::Asker;
 use super::watch::{Chain, Watch};
 use super::{Reactor, domain_of, domain_of_mut};
 use crate::config::{Policy, Settings};
+use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey};
 use crate::policy::clean;
 use crate::policy::decide::{By, Gate, Kill, Measure, Scale, Verdict};
@@ -52,7 +53,7 @@ impl Reactor {
             return;
         }
         let now = self.now();
-        let Reactor { watches, host, scratch, .. } = self;
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         let Some(domain) = domain_of(who, watches, host) else { return };
         let slots = &scratch.slots;
         scratch.forest.deny(&scratch.procs, &domain.identities, |proc| {
@@ -60,7 +61,14 @@ impl Reactor {
                 .is_some_and(|settings| clean::is_denied(proc, settings))
         });
         if let Some(domain) = domain_of_mut(who, watches, host) {
-            domain.activities.look_again(now, &scratch.procs);
+            let activities = &mut domain.activities;
+            activities.look_again(now, &scratch.procs);
+            for proc in &scratch.procs {
+                if activities.hangs_on_switches(proc.key) {
+                    let switches = procs::read_switches(roots, proc.key.pid, buffer);
+                    activities.switched(proc.key, now, switches);
+                }
+            }
         }
     }
 

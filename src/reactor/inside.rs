@@ -18,10 +18,11 @@ use ::log::debug;
 use trace_layout::PAGE;
 use trace_layout::header::ActivityState;
 
-use super::Reactor;
 use super::helper::{Answer, Asker};
+use super::{Domain, Reactor};
 use crate::config::Policy;
 use crate::facts::{Source, Why};
+use crate::host::procs;
 use crate::ids::ProcKey;
 use crate::parse::escape::escape;
 use crate::parse::stack_json::{Stack, State};
@@ -101,6 +102,8 @@ pub struct Heard {
     word: Word,
     text: Option<Box<str>>,
     stack: Option<Box<Stack>>,
+    /// Of a stack: how often the main thread had left the CPU, before and after as often.
+    switches: Option<u64>,
     missing: Option<Missing>,
 }
 
@@ -174,9 +177,16 @@ impl Reactor {
             return;
         }
         let now = self.now();
-        let Reactor { watches, host, scratch, .. } = self;
-        if let Some(domain) = super::domain_of_mut(who, watches, host) {
-            domain.activities.look(now, &scratch.procs);
+        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        let Some(domain) = super::domain_of_mut(who, watches, host) else { return };
+        let Domain { activities, identities, .. } = domain;
+        activities.look(now, &scratch.procs);
+        let asked =
+            |key| identities.get(key).is_some_and(|id| Nature::of(&id.claim) != Nature::Plain);
+        for key in
+            scratch.procs.iter().map(|proc| proc.key).filter(|key| asked(*key)).take(PAGES_MAX)
+        {
+            activities.switched(key, now, procs::read_switches(roots, key.pid, buffer));
         }
     }
 
@@ -320,6 +330,9 @@ impl Heard {
             Word::Idle(age) => Said::Idle { since: self.ago(age, now) },
             Word::Unknown(why) => Said::Unknown(why),
         };
+        if self.by == Source::Stack {
+            activities.switched(self.key, self.at(now), self.switches);
+        }
         activities.say(self.key, self.at(now), self.by, said, self.text.as_deref());
     }
 
@@ -347,14 +360,14 @@ fn hear_all(
     running: &Sender<String>,
     tell: &mut dyn FnMut(Vec<Heard>),
 ) {
+    let mut buffer = Buffer::new();
     for wish in wishes.iter().filter(|wish| wish.stack == Want::Evidence) {
-        let heard = hear_stack(tool, wish.key);
+        let heard = hear_stack(roots, tool, wish.key, &mut buffer);
         let words = heard.stack.as_ref().and_then(|stack| stack.running.clone());
         // Nobody may be waiting.
         let _ = running.send(words.unwrap_or_default());
         tell(vec![heard]);
     }
-    let mut buffer = Buffer::new();
     let mut pages = Vec::new();
     let mut without = Vec::new();
     for wish in wishes {
@@ -367,7 +380,7 @@ fn hear_all(
     }
     tell(pages);
     for key in without.into_iter().take(STACKS_MAX) {
-        tell(vec![hear_stack(tool, key)]);
+        tell(vec![hear_stack(roots, tool, key, &mut buffer)]);
     }
 }
 
@@ -389,12 +402,16 @@ pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -
         }
         Err(why) => (Word::Unknown(*why), None),
     };
-    Heard { key, at: Instant::now(), by: Source::Tracer, word, text, stack: None, missing: None }
+    let (at, by) = (Instant::now(), Source::Tracer);
+    Heard { key, at, by, word, text, stack: None, switches: None, missing: None }
 }
 
 /// What its stack says, as `nbguard stack` reads it.
-pub fn hear_stack(tool: &Path, key: ProcKey) -> Heard {
+pub fn hear_stack(roots: &Roots, tool: &Path, key: ProcKey, buffer: &mut Buffer) -> Heard {
+    let before = procs::read_switches(roots, key.pid, buffer);
     let answer = stack::ask(tool, key, stack::PATIENCE);
+    let after = procs::read_switches(roots, key.pid, buffer);
+    let switches = before.filter(|_| before == after);
     let at = Instant::now();
     let by = Source::Stack;
     match answer {
@@ -405,11 +422,12 @@ pub fn hear_stack(tool: &Path, key: ProcKey) -> Heard {
                 State::Unknown => Word::Unknown(Why::Absent),
             };
             let text = stack.function.as_deref().map(Box::from);
-            Heard { key, at, by, word, text, stack: Some(Box::new(stack)), missing: None }
+            Heard { key, at, by, word, text, stack: Some(Box::new(stack)), switches, missing: None }
         }
         Err(missing) => {
             let word = Word::Unknown(missing.why());
-            Heard { key, at, by, word, text: None, stack: None, missing: Some(missing) }
+            let missing = Some(missing);
+            Heard { key, at, by, word, text: None, stack: None, switches, missing }
         }
     }
 }
