@@ -7,6 +7,7 @@
 //! a call         begin, end: tracer.rs writes records, render.rs values; clock.rs tells the time
 //! an interrupt   the switch again, the stack that was asked for, a child's own file
 //! request end    idle; the observer is put away
+//! thread end     in a thread-safe PHP the next thread may have the tracer (owner.rs)
 //! ```
 //!
 //! Each function that PHP calls catches panics: a bug here switches the tracer off for the rest of
@@ -15,6 +16,7 @@
 mod clock;
 mod fault;
 mod home;
+mod owner;
 mod php;
 mod quiet;
 mod render;
@@ -22,8 +24,6 @@ mod settings;
 mod tracer;
 mod waiter;
 
-#[cfg(php_zts)]
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -38,42 +38,32 @@ use php::{Frame, is_internal};
 use settings::Settings;
 use tracer::{FORKED, ON, Tracer};
 
-#[cfg(not(php_zts))]
+/// The process's: one, made when PHP starts.
 static TRACER: AtomicPtr<Tracer> = AtomicPtr::new(ptr::null_mut());
 
-#[cfg(php_zts)]
-thread_local! {
-    static TRACER: Cell<*mut Tracer> = const { Cell::new(ptr::null_mut()) };
-}
-
-#[cfg(not(php_zts))]
-#[inline(always)]
 fn tracer() -> *mut Tracer {
     TRACER.load(Ordering::Relaxed)
 }
 
-/// A thread makes its own at its first request.
-#[cfg(php_zts)]
-#[inline(always)]
-fn tracer() -> *mut Tracer {
-    TRACER.with(|tracer| {
-        if tracer.get().is_null() {
-            tracer.set(Box::into_raw(Box::new(Tracer::new(Settings::read()))));
-        }
-        tracer.get()
-    })
-}
-
-/// Does something with the tracer, if there is one. No panic goes further than this.
+/// Does something with the tracer, if there is one and it is this thread's. No panic goes further
+/// than this.
 #[inline(always)]
 fn with(what: impl FnOnce(&mut Tracer)) {
+    if owner::is_mine() {
+        with_any(what);
+    }
+}
+
+/// The same, where it is known that nobody else is at it.
+#[inline(always)]
+fn with_any(what: impl FnOnce(&mut Tracer)) {
     let tracer = tracer();
     if tracer.is_null() {
         return;
     }
     let done = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: made once, never freed, used by this thread alone; nothing in here calls back
-        // into PHP code, so there is no second one.
+        // SAFETY: made once, never freed, used by its owner alone (owner.rs); nothing in here calls
+        // back into PHP code, so there is no second one.
         what(unsafe { &mut *tracer });
     }));
     if done.is_err() {
@@ -118,7 +108,8 @@ type Interrupt = unsafe extern "C" fn(*mut Frame);
 static INTERRUPT_BEFORE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
 unsafe extern "C" fn interrupt(frame: *mut Frame) {
-    if waiter::SHARED.take() {
+    // An interrupt of another thread is none of ours, and leaves what the owner was asked for.
+    if owner::is_mine() && waiter::SHARED.take() {
         with(Tracer::interrupted);
     }
     let before = INTERRUPT_BEFORE.load(Ordering::Relaxed);
@@ -188,7 +179,7 @@ mod internals {
 extern "C" fn in_child() {
     ON.store(false, Ordering::Relaxed);
     FORKED.store(true, Ordering::Release);
-    waiter::SHARED.forked();
+    waiter::SHARED.forked(owner::forked());
 }
 
 /// Keeps the library where it is: a thread of ours may sleep in it when PHP lets go of it.
@@ -213,7 +204,6 @@ extern "C" fn module_start(_: i32, module: i32) -> i32 {
         pin();
         home::prepare(&settings.directory, &settings.users);
         let quiet = settings.quiet;
-        #[cfg(not(php_zts))]
         TRACER.store(Box::into_raw(Box::new(Tracer::new(settings))), Ordering::Relaxed);
         // SAFETY: PHP is starting: the time to register observers and to put ourselves before
         // others. The handlers live as long as the library, which is never unloaded before them.
@@ -237,12 +227,24 @@ extern "C" fn module_start(_: i32, module: i32) -> i32 {
 }
 
 extern "C" fn module_end(_: i32, module: i32) -> i32 {
-    with(Tracer::ends);
+    if owner::may_end() {
+        with_any(Tracer::ends);
+    }
     settings::unregister(module);
     0
 }
 
+/// A thread's interpreter ends.
+#[cfg(php_zts)]
+unsafe extern "C" fn thread_end(_: *mut c_void) {
+    with(Tracer::thread_ends);
+    owner::give_back();
+}
+
 extern "C" fn request_start(_: i32, _: i32) -> i32 {
+    if tracer().is_null() || !owner::claim() {
+        return 0;
+    }
     with(|tracer| {
         if tracer.ini.quiet {
             if let Err(why) = quiet::arm() {
@@ -265,6 +267,8 @@ extern "C" fn info(_: *mut ModuleEntry) {
     let mut rows = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     if tracer().is_null() {
         rows.push(("state", "nbguard.enable is off".into()));
+    } else if !owner::is_mine() {
+        rows.push(("state", "not traced: another thread of this process is, until it ends".into()));
     }
     with(|tracer| {
         rows.push(("state", tracer.state()));
@@ -288,6 +292,9 @@ extern "C" fn info(_: *mut ModuleEntry) {
     info_table_end!();
 }
 
+#[cfg(php_zts)]
+static GLOBALS: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
+
 /// What PHP calls when it loads the library.
 #[unsafe(no_mangle)]
 pub extern "C" fn get_module() -> *mut ModuleEntry {
@@ -301,7 +308,16 @@ pub extern "C" fn get_module() -> *mut ModuleEntry {
                 .request_shutdown_function(request_end)
                 .info_function(info);
             match builder.try_into() {
+                #[cfg(not(php_zts))]
                 Ok((entry, _startup, owned)) => (entry, owned),
+                // PHP tells of a thread's end those that have something of their own in it.
+                #[cfg(php_zts)]
+                Ok((mut entry, _startup, owned)) => {
+                    entry.globals_size = 1;
+                    entry.globals_id_ptr = GLOBALS.as_ptr();
+                    entry.globals_dtor = Some(thread_end);
+                    (entry, owned)
+                }
                 Err(error) => panic!("{error}"),
             }
         })

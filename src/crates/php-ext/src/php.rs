@@ -19,6 +19,8 @@ unsafe extern "C" {
     ) -> u32;
     pub fn nbg_is_sensitive(function: *mut Function, argument: u32) -> bool;
     pub fn nbg_interrupt_flag() -> *mut c_void;
+    #[cfg(php_zts)]
+    pub fn nbg_thread() -> *mut c_void;
     pub fn nbg_version() -> u32;
     pub fn nbg_line(frame: *mut Frame) -> u32;
     pub fn nbg_include_kind(caller: *mut Frame) -> c_int;

@@ -29,9 +29,6 @@ mod absent {
     pub fn arm() -> Result<(), &'static str> {
         Err("this PHP is not one for which it was tried")
     }
-    pub fn is_quiet() -> bool {
-        false
-    }
     pub fn wake() {}
     pub fn rest() {}
     pub fn interrupt(_on: bool) {}
@@ -173,7 +170,7 @@ mod present {
         Ok(())
     }
 
-    pub fn is_quiet() -> bool {
+    fn is_quiet() -> bool {
         QUIET.load(Ordering::Relaxed)
     }
 

@@ -53,6 +53,14 @@ void *nbg_interrupt_flag(void)
 	return &EG(vm_interrupt);
 }
 
+#ifdef ZTS
+/* This thread's interpreter, or NULL where there is none. */
+void *nbg_thread(void)
+{
+	return tsrm_get_ls_cache();
+}
+#endif
+
 uint32_t nbg_version(void)
 {
 	return PHP_VERSION_ID;

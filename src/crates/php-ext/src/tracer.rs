@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ext_php_rs::ffi;
+use trace_layout::header::FileHeader;
 use trace_layout::record::{FAILED, INTERNAL, RESUMED, SCRIPT, THROWN};
 use trace_layout::switch::{self, Settings};
 use trace_layout::writer::Numbers;
@@ -18,7 +19,7 @@ use crate::home::{Home, Why};
 use crate::php::{self, Frame, Function};
 use crate::render::{self, Pad, Redact, Text as _};
 use crate::waiter::SHARED;
-use crate::{quiet, settings::Settings as Ini};
+use crate::{owner, quiet, settings::Settings as Ini};
 
 /// Whether calls are recorded: what the call path looks at first.
 pub static ON: AtomicBool = AtomicBool::new(false);
@@ -144,6 +145,10 @@ impl Tracer {
                             crate::fault::guard(1, page.region());
                         }
                         self.home = Some(home);
+                        // SAFETY: a field of the header, which is mapped.
+                        owner::publish(unsafe {
+                            &raw mut (*writer.base().cast::<FileHeader>()).state
+                        });
                         self.writer = Some(writer);
                         self.why = None;
                         self.calls = 0;
@@ -221,6 +226,7 @@ impl Tracer {
         }
         if let Some(writer) = &mut self.writer {
             writer.idle(now, clock::unix());
+            owner::idle_was_written();
             writer.beat(now);
         }
         self.open.clear();
@@ -230,6 +236,28 @@ impl Tracer {
         if !self.on {
             quiet::rest();
         }
+    }
+
+    /// The thread ends whose tracer this was. Another may go on with it, in the same file.
+    #[cfg(php_zts)]
+    pub fn thread_ends(&mut self) {
+        SHARED.let_go();
+        if FORKED.load(Ordering::Acquire) {
+            return;
+        }
+        let now = self.clock.now();
+        if self.on {
+            self.turn_off(Tracing::Off, now);
+        }
+        if self.in_request
+            && let Some(writer) = &mut self.writer
+        {
+            writer.unknown(now, clock::unix());
+        }
+        self.in_request = false;
+        self.entry = std::ptr::null();
+        // CPU time is a thread's own.
+        self.clock = Clock::default();
     }
 
     /// The process ends.
@@ -332,6 +360,7 @@ impl Tracer {
             Tracing::OffStale => {
                 "tracing is off: the tool has not beaten for longer than its period"
             }
+            Tracing::Off => "tracing is off: the thread that was traced has ended",
             _ => "tracing is off: it was switched off",
         };
         self.notice(now, says);

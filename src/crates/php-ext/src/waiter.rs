@@ -17,6 +17,8 @@ const STACK: usize = 32 * 1024;
 pub struct Shared {
     entry: AtomicPtr<Entry>,
     interrupt: AtomicPtr<AtomicBool>,
+    /// Held while the flag behind `interrupt` is set: it may go with its thread.
+    setting: AtomicBool,
     busy: AtomicBool,
     requests: AtomicU32,
     /// It sleeps without end, and whoever begins a request wakes it.
@@ -31,6 +33,7 @@ pub struct Shared {
 pub static SHARED: Shared = Shared {
     entry: AtomicPtr::new(ptr::null_mut()),
     interrupt: AtomicPtr::new(ptr::null_mut()),
+    setting: AtomicBool::new(false),
     busy: AtomicBool::new(false),
     requests: AtomicU32::new(0),
     asleep: AtomicBool::new(false),
@@ -43,7 +46,8 @@ impl Shared {
     /// Starts the thread, once in a process. `entry` stays mapped until [`Shared::forked`].
     pub fn start(&'static self, entry: *const Entry) {
         self.entry.store(entry.cast_mut(), Ordering::Release);
-        // SAFETY: the flag is a global of the interpreter, which outlives every request.
+        // SAFETY: the flag is a global of the interpreter, which outlives every request; that of a
+        // thread is taken back before it goes (`let_go`).
         let flag = unsafe { crate::php::nbg_interrupt_flag() };
         self.interrupt.store(flag.cast(), Ordering::Release);
         if self.running.swap(true, Ordering::AcqRel) {
@@ -89,23 +93,47 @@ impl Shared {
         self.pending.store(false, Ordering::Relaxed);
     }
 
-    /// In a child: the thread is the parent's.
-    pub fn forked(&self) {
+    /// In a child: the thread is the parent's. `traced`: the one that forked may go on here.
+    pub fn forked(&self, traced: bool) {
         self.running.store(false, Ordering::Relaxed);
         self.asleep.store(false, Ordering::Relaxed);
+        // Whoever held it is not here.
+        self.setting.store(false, Ordering::Relaxed);
         self.entry.store(ptr::null_mut(), Ordering::Relaxed);
-        self.interrupt();
+        if traced {
+            self.interrupt();
+        } else {
+            self.interrupt.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+    }
+
+    /// The interpreter's thread ends, and its flag with it.
+    #[cfg(php_zts)]
+    pub fn let_go(&self) {
+        self.idle();
+        self.lock();
+        self.interrupt.store(ptr::null_mut(), Ordering::SeqCst);
+        self.setting.store(false, Ordering::Release);
+    }
+
+    /// For as long as a load and a store take.
+    fn lock(&self) {
+        while self.setting.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
     }
 
     /// Asks the interpreter to come by.
     pub fn interrupt(&self) {
         self.pending.store(true, Ordering::SeqCst);
+        self.lock();
         let flag = self.interrupt.load(Ordering::Acquire);
         if !flag.is_null() {
-            // SAFETY: set by `start`, to a global that outlives the thread. Signal handlers of
-            // the interpreter set it the same way.
+            // SAFETY: set by `start`, to a global that is there until `let_go` has had the lock.
+            // Signal handlers of the interpreter set it the same way.
             unsafe { (*flag).store(true, Ordering::SeqCst) };
         }
+        self.setting.store(false, Ordering::Release);
     }
 
     /// Whether something is to be looked at.
