@@ -267,8 +267,8 @@ extern "C" fn info(_: *mut ModuleEntry) {
     let mut rows = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     if tracer().is_null() {
         rows.push(("state", "nbguard.enable is off".into()));
-    } else if !owner::is_mine() {
-        rows.push(("state", "not traced: another thread of this process is, until it ends".into()));
+    } else if let Some(why) = owner::why_not() {
+        rows.push(("state", format!("not traced: {why}")));
     }
     with(|tracer| {
         rows.push(("state", tracer.state()));

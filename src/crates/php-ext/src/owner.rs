@@ -17,6 +17,9 @@ mod alone {
     pub fn is_mine() -> bool {
         true
     }
+    pub fn why_not() -> Option<&'static str> {
+        None
+    }
     pub fn claim() -> bool {
         true
     }
@@ -49,6 +52,9 @@ mod threads {
     /// The state in the trace file, which is mapped as long as this process lives.
     static STATE: AtomicPtr<u32> = AtomicPtr::new(ptr::null_mut());
 
+    /// The process is the child of one in which another thread owned the tracer.
+    static ORPHANED: AtomicBool = AtomicBool::new(false);
+
     thread_local! {
         static MINE: Cell<bool> = const { Cell::new(false) };
     }
@@ -62,6 +68,17 @@ mod threads {
     #[inline(always)]
     pub fn is_mine() -> bool {
         MINE.with(Cell::get)
+    }
+
+    /// Why this thread is not traced: what phpinfo() says.
+    pub fn why_not() -> Option<&'static str> {
+        if is_mine() {
+            None
+        } else if ORPHANED.load(Ordering::Relaxed) {
+            Some("this process was forked by a thread that was not")
+        } else {
+            Some("another thread of this process is, until it ends")
+        }
     }
 
     /// At the beginning of a request: takes the tracer if it is nobody's.
@@ -112,7 +129,9 @@ mod threads {
     pub fn forked() -> bool {
         OTHERS.store(false, Ordering::SeqCst);
         STATE.store(ptr::null_mut(), Ordering::SeqCst);
-        may_end()
+        let whole = may_end();
+        ORPHANED.store(!whole, Ordering::Relaxed);
+        whole
     }
 
     /// The owner has made the file: where its state is.
