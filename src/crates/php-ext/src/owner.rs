@@ -110,12 +110,8 @@ mod threads {
         let here = here();
         MINE.with(|own| own.set(false));
         if !here.is_null() {
-            let _ = OWNER.compare_exchange(
-                here,
-                ptr::null_mut(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _ =
+                OWNER.compare_exchange(here, ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
