@@ -374,6 +374,8 @@ impl Machine {
     /// A reload changed the rules; where the domain stands stays as it is.
     pub fn set_traits(&mut self, traits: Traits) {
         self.traits = traits;
+        // By rules that are no more nobody else follows.
+        self.clearing &= traits.clears_all;
         if !traits.tripwire {
             self.step = Step::Absent;
         } else if self.step == Step::Absent {

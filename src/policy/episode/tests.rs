@@ -737,6 +737,19 @@ const CLEARS: Traits = Traits { clears_all: true, ..TRAITS };
 const CLEAR: Input = Input::Decided(Decision::Clear { gently: false });
 
 #[test]
+fn nobody_follows_by_rules_that_a_reload_took_away() {
+    let mut b = Bench::new(CLEARS);
+    b.wake(Wake::High);
+    b.look(OVER);
+    b.give(CLEAR);
+    assert!(b.machine.is_clearing());
+    b.machine.set_traits(TRAITS);
+    assert!(!b.machine.is_clearing());
+    b.give(Input::Dead { trackers_left: false });
+    assert!(!b.look(CALM).iter().any(|effect| matches!(effect, Effect::Rank { .. })));
+}
+
+#[test]
 fn one_after_the_other_ends_each_on_figures_younger_than_the_end_before() {
     for traits in [TRAITS, CLEARS] {
         let mut b = Bench::new(traits);
