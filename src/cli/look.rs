@@ -212,7 +212,8 @@ impl World {
         seen.forest.build(&seen.procs, &seen.ids, &context);
         if settings.policy == Policy::IdleFirst {
             let is_denied = |proc: &Proc| clean::is_denied(proc, settings);
-            seen.forest.deny(&seen.procs, &seen.ids, is_denied);
+            let is_kept = |proc: &Proc| clean::is_kept(proc, settings);
+            seen.forest.deny(&seen.procs, &seen.ids, is_denied, is_kept);
         }
         Ok(seen)
     }

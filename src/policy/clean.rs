@@ -87,7 +87,13 @@ impl Inside<'_> {
 pub fn is_denied(proc: &Proc, settings: &Settings) -> bool {
     let comm = proc.comm.bytes();
     let named = |globs: &[NameGlob]| globs.iter().any(|glob| glob.is_process(comm));
-    named(&settings.deny) && !named(&settings.allow) && !NEEDED.contains(&comm)
+    named(&settings.deny) && !is_kept(proc, settings)
+}
+
+/// Whether a process ends neither by the deny list nor with what is above it and is on that.
+pub fn is_kept(proc: &Proc, settings: &Settings) -> bool {
+    let comm = proc.comm.bytes();
+    settings.allow.iter().any(|glob| glob.is_process(comm)) || NEEDED.contains(&comm)
 }
 
 /// What is shared among the applications.

@@ -247,10 +247,16 @@ impl Forest {
     }
 
     /// Makes workloads, after `build`, of processes that belong to nothing and that `is_denied`
-    /// names, each with what is below it. Never of one above anything that has a place already,
-    /// and never of one whose user nobody knows.
-    pub fn deny(&mut self, procs: &[Proc], ids: &Identities, is_denied: impl Fn(&Proc) -> bool) {
-        self.mark_holders();
+    /// names, each with what is below it. Never of one above anything that has a place already or
+    /// that `is_kept` names, and never of one whose user nobody knows.
+    pub fn deny(
+        &mut self,
+        procs: &[Proc],
+        ids: &Identities,
+        is_denied: impl Fn(&Proc) -> bool,
+        is_kept: impl Fn(&Proc) -> bool,
+    ) {
+        self.mark_holders(|i| is_kept(&procs[i]) && !procs[i].is_zombie());
         let mut roots = std::mem::take(&mut self.scratch);
         roots.clear();
         for at in 0..self.order.len() {
@@ -287,10 +293,10 @@ impl Forest {
         self.list(procs);
     }
 
-    fn mark_holders(&mut self) {
+    fn mark_holders(&mut self, is_kept: impl Fn(usize) -> bool) {
         for i in 0..self.nodes.len() {
             let node = &self.nodes[i];
-            if node.owner == NONE && node.is_free() {
+            if node.owner == NONE && node.is_free() && !is_kept(i) {
                 continue;
             }
             let mut at = node.parent;

@@ -7,6 +7,7 @@ use super::helper::Asker;
 use super::watch::{Chain, Watch};
 use super::{Reactor, domain_of, domain_of_mut};
 use crate::config::{Policy, Settings};
+use crate::facts::Proc;
 use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey};
 use crate::policy::clean;
@@ -56,10 +57,10 @@ impl Reactor {
         let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         let Some(domain) = domain_of(who, watches, host) else { return };
         let slots = &scratch.slots;
-        scratch.forest.deny(&scratch.procs, &domain.identities, |proc| {
-            settings_at(proc.container, slots, watches)
-                .is_some_and(|settings| clean::is_denied(proc, settings))
-        });
+        let of = |proc: &Proc| settings_at(proc.container, slots, watches);
+        let is_denied = |proc: &Proc| of(proc).is_some_and(|s| clean::is_denied(proc, s));
+        let is_kept = |proc: &Proc| of(proc).is_some_and(|s| clean::is_kept(proc, s));
+        scratch.forest.deny(&scratch.procs, &domain.identities, is_denied, is_kept);
         if let Some(domain) = domain_of_mut(who, watches, host) {
             let activities = &mut domain.activities;
             activities.look_again(now, &scratch.procs);

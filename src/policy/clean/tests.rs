@@ -113,7 +113,8 @@ impl Bench {
     fn decide(&mut self) -> Verdict {
         let Bench { world, settings, activities, screen, protected, .. } = self;
         world.build().group_of_sums();
-        world.forest.deny(&world.procs, &world.ids, |proc| is_denied(proc, settings));
+        let kept = |proc: &Proc| is_kept(proc, settings);
+        world.forest.deny(&world.procs, &world.ids, |proc| is_denied(proc, settings), kept);
         screen.sift(&world.forest, &world.ids, |view| {
             let is_protected = protected.contains(&view.workload.root.pid);
             is_protected.then_some(Exclusion::ProtectedNotebook)
@@ -218,6 +219,21 @@ fn of_a_deny_list_exactly_those_end_that_run() {
             Clear::Enough => assert_eq!(bench.run(), (vec![60], "relieved")),
         }
     }
+}
+
+#[test]
+fn what_is_allowed_or_needed_does_not_end_with_a_denied_one_above_it() {
+    let mut bench = Bench::new();
+    bench.rest = 900;
+    bench.worker(51, "pool:www", 700).looked(&[(51, Busy)]);
+    // A shell that started a database, one that started a runtime, and one that started nothing.
+    for (pid, below) in [(60, "postgres"), (62, "containerd-shim"), (64, "sleep")] {
+        bench.process(pid, "sh", 5).process(pid + 1, below, 5);
+        bench.world.proc(pid + 1).ppid = pid;
+    }
+    bench.deny(&["sh", "sleep"]).settings.allow = names(&["postgres"]);
+    assert_eq!(bench.run(), (vec![64], "nobody-non-essential"));
+    assert!(bench.world.procs.iter().any(|proc| proc.key.pid == 61));
 }
 
 #[test]

@@ -750,7 +750,7 @@ proptest! {
 fn denied(world: &mut World, names: &[&str]) -> Vec<Vec<u32>> {
     world.build();
     let is_denied = |proc: &Proc| names.iter().any(|name| proc.comm.bytes() == name.as_bytes());
-    world.forest.deny(&world.procs, &world.ids, is_denied);
+    world.forest.deny(&world.procs, &world.ids, is_denied, |_| false);
     let trees = world.trees();
     let workloads = world.forest.workloads().iter().zip(trees);
     workloads.filter(|(w, _)| w.denied).map(|(_, pids)| pids).collect()
