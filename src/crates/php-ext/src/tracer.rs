@@ -134,7 +134,12 @@ impl Tracer {
             self.forget();
         }
         match &mut self.home {
-            Some(home) if home.switch.is_none() => home.look_again(&self.ini.directory),
+            Some(home) if home.switch.is_none() => {
+                home.look_again(&self.ini.directory);
+                if let Some(page) = &home.switch {
+                    crate::fault::guard(1, page.region());
+                }
+            }
             Some(_) => {}
             None => {
                 let flags = crate::home::interpreter_flags();

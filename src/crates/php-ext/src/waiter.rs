@@ -53,12 +53,15 @@ impl Shared {
         if self.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        // SAFETY: every signal is blocked while the thread is made, so that it never takes one
-        // that PHP waits for; then the mask is as it was. The attributes are destroyed once.
+        // SAFETY: signals are blocked while the thread is made, so that it never takes one that
+        // PHP waits for; then the mask is as it was. Not SIGBUS: a table that is cut short is a
+        // fault of this thread, and one that is blocked ends the process past every handler. The
+        // attributes are destroyed once.
         unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&raw mut all);
+            libc::sigdelset(&raw mut all, libc::SIGBUS);
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
             let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
             libc::pthread_attr_init(&raw mut attributes);
