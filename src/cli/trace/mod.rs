@@ -28,8 +28,8 @@ use show::{Form, Show, Wanted};
 /// As the tracer's own default; the source of the idea has 30 s.
 const PERIOD: &str = "5s";
 
-/// The longest name of a watched variable.
-const WATCH_MAX: usize = 256;
+/// The longest name of a watched variable: what a record has room for.
+const WATCH_MAX: usize = trace_layout::record::NAME_MAX;
 
 #[derive(Args, Debug)]
 pub struct TraceArgs {
@@ -77,7 +77,7 @@ pub struct TraceArgs {
     /// Leave parameters and return values away: cheaper, and nothing secret is seen
     #[arg(long)]
     pub no_values: bool,
-    /// Tell whenever this variable has another value: NAME, or NAME=GLOBAL+OFFSET:TYPE
+    /// Tell whenever this variable has another value: a global one of the script
     #[arg(long, value_name = "NAME", value_parser = watch)]
     pub watch: Vec<String>,
     /// Only the call stack as it is now, written by the process itself at its next call
@@ -107,13 +107,20 @@ fn glob(text: &str) -> Result<Glob, String> {
     Glob::new(text).map_err(str::to_owned)
 }
 
-/// A line for the tracer. What the name means, it knows.
+/// A line for the tracer. What it would pass over in silence is refused here.
 fn watch(text: &str) -> Result<String, String> {
-    match text {
+    let name = text.strip_prefix('$').unwrap_or(text);
+    let of_a_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii();
+    match name {
         "" => Err("an empty name".to_owned()),
-        _ if text.len() > WATCH_MAX => Err(format!("longer than {WATCH_MAX} bytes")),
-        _ if text.chars().any(char::is_control) => Err("not in one line".to_owned()),
-        _ => Ok(text.to_owned()),
+        _ if name.contains('=') => {
+            Err("an address is for `nbguard stack --watch`; here it is a variable".to_owned())
+        }
+        _ if name.len() > WATCH_MAX => Err(format!("longer than {WATCH_MAX} bytes")),
+        _ if !name.chars().all(of_a_name) || name.chars().any(char::is_control) => {
+            Err("no name of a variable".to_owned())
+        }
+        _ => Ok(name.to_owned()),
     }
 }
 
@@ -233,4 +240,19 @@ fn create(path: &Path) -> Result<File, Failure> {
 /// For the person at the terminal, whatever goes where.
 fn tell(words: &str) {
     let _ = writeln!(io::stderr(), "nbguard: {}", safe(words, LINE_MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watched_variable_is_one_that_the_tracer_looks_at() {
+        assert_eq!(watch("cart").as_deref(), Ok("cart"));
+        assert_eq!(watch("$Größe_2").as_deref(), Ok("Größe_2"));
+        for wrong in ["", "$", "a=sapi_globals+8:u32", "a b", "a\nb", "a\u{9b}", "a->b"] {
+            assert!(watch(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(watch(&"x".repeat(WATCH_MAX + 1)).is_err());
+    }
 }
