@@ -27,7 +27,7 @@ LOGS = REPOSITORY / ".cache/test-logs"
 # One boot: these want the same host.
 ONE_BOOT = ["a-one-grows", "b-family-of-workers", "e1-shared-memory", "h-two-containers",
             "k1-daemon-killed-before", "l1-limit-changes-while-watching", "p-protected", "r1-terminal-hog",
-            "y1-php-goes-on", "y3-stacks-from-outside", "y4-php-tells-itself"]
+            "y1-php-goes-on", "y2-notebooks-idle-first", "y3-stacks-from-outside", "y4-php-tells-itself"]
 
 # Seconds. A whole run must end within 80 minutes whatever hangs; --all plays some hundred
 # scenarios at about 40 s each.

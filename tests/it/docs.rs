@@ -61,7 +61,9 @@ fn every_example_of_the_readme_parses() {
         let words = line.trim_start_matches("sudo ").split(" | ").next().unwrap_or_default();
         let words = words.split('#').next().unwrap_or_default();
         let Some(rest) = words.strip_prefix("nbguard ") else { continue };
-        let line = std::iter::once("nbguard").chain(rest.split_whitespace());
+        // As a shell would.
+        let rest = rest.split_whitespace().map(|word| word.trim_matches('\''));
+        let line = std::iter::once("nbguard").chain(rest);
         Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{words}: {error}"));
     }
 }
@@ -173,7 +175,7 @@ fn every_scenario_of_the_usual_run_is_there() {
         suite.split("ONE_BOOT = [").nth(1).expect("the list").split(']').next().unwrap_or("");
     let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
     let letters: String = names.iter().filter_map(|name| name.chars().next()).collect();
-    assert_eq!(letters, "abehklpr");
+    assert_eq!(letters, "abehklpryyyy");
     for name in names {
         assert!(root().join(format!("tests/vm/scenarios/{name}.toml")).exists(), "{name}");
     }
