@@ -174,6 +174,12 @@ impl Reactor {
     /// Takes the CPU times of the last scan in, where anybody goes by them.
     pub(super) fn note_activities(&mut self, who: Asker) {
         if !self.asks_activities(who) {
+            // A reload may have taken the policy away: what was kept for it is locked in memory.
+            if let Some(domain) =
+                self.domain_mut(who).filter(|domain| !domain.activities.is_empty())
+            {
+                domain.activities.forget();
+            }
             return;
         }
         let now = self.now();

@@ -282,7 +282,7 @@ fn make(place: &Place<'_>, entries: u32) -> Result<(), Trouble> {
     match made {
         Ok(()) => Ok(()),
         Err(errno) => {
-            let _ = unlinkat(place.dir(), name.as_path(), UnlinkatFlags::NoRemoveDir);
+            remove(place, name.as_path());
             // Another tool was quicker.
             if errno == Errno::EEXIST { Ok(()) } else { Err(trouble(errno)) }
         }
@@ -300,11 +300,12 @@ pub fn write_watch(place: &Place<'_>, lines: &str) -> Result<(), Trouble> {
         .expect("10 + 10 + 20 + 10 digits are below 64");
     let trouble = |errno| Trouble::of(place.path_of(name.as_path()), errno, NEEDS_WRITE);
     let fd = make_file(place, new.as_path(), 0o600, place.target().uid)?;
-    let dir = place.dir();
-    let written = pwrite(&fd, lines.as_bytes(), 0)
-        .and_then(|_| nix::fcntl::renameat(dir, new.as_path(), dir, name.as_path()));
-    if let Err(errno) = written {
-        let _ = unlinkat(dir, new.as_path(), UnlinkatFlags::NoRemoveDir);
+    let moved = || {
+        let (dir, from) = folder_of(place, new.as_path())?;
+        nix::fcntl::renameat(&dir, from, &dir, name.as_path().file_name().unwrap_or_default())
+    };
+    if let Err(errno) = pwrite(&fd, lines.as_bytes(), 0).and_then(|_| moved()) {
+        remove(place, new.as_path());
         return Err(trouble(errno));
     }
     Ok(())
@@ -312,8 +313,27 @@ pub fn write_watch(place: &Place<'_>, lines: &str) -> Result<(), Trouble> {
 
 /// Removes it again.
 pub fn remove_watch(place: &Place<'_>) {
-    let name = place.name_of(WATCH_SUFFIX);
-    let _ = unlinkat(place.dir(), name.as_path(), UnlinkatFlags::NoRemoveDir);
+    remove(place, place.name_of(WATCH_SUFFIX).as_path());
+}
+
+/// The folder that holds `name`, as it is and not as a link leads: whoever is root in a container
+/// may put one there at any moment.
+fn folder_of<'n>(place: &Place<'_>, name: &'n Path) -> Result<(OwnedFd, &'n Path), Errno> {
+    let bare = Path::new(name.file_name().ok_or(Errno::EINVAL)?);
+    let dir = match name.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => {
+            open_beneath(place.dir(), folder, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())?
+        }
+        None => place.dir().try_clone_to_owned().map_err(|_| Errno::EMFILE)?,
+    };
+    Ok((dir, bare))
+}
+
+/// Removes a file of the place; that it is gone is all that matters.
+fn remove(place: &Place<'_>, name: &Path) {
+    if let Ok((dir, bare)) = folder_of(place, name) {
+        let _ = unlinkat(&dir, bare, UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 /// A new file below the place. One of that name that a killed tool left is removed first.
@@ -323,7 +343,7 @@ fn make_file(place: &Place<'_>, name: &Path, mode: u32, owner: u32) -> Result<Ow
     let open = || open_beneath(place.dir(), name, flags, Mode::from_bits_truncate(mode));
     let fd = match open() {
         Err(Errno::EEXIST) => {
-            let _ = unlinkat(place.dir(), name, UnlinkatFlags::NoRemoveDir);
+            remove(place, name);
             open()
         }
         opened => opened,

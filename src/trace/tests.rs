@@ -424,6 +424,22 @@ fn what_is_to_be_watched_is_handed_over_whole() {
     assert!(!path.exists());
 }
 
+/// Whoever is root in a container may put a link where a worker's folder was, at any moment.
+#[test]
+fn a_link_in_the_place_of_a_folder_leads_nowhere() {
+    let mut world = World::new("watch-link");
+    let place = world.prepare();
+    table::write_watch(&place, "a\n").unwrap();
+    let path = world.file().with_extension("watch");
+    let (folder, elsewhere) = (path.parent().unwrap(), world.dir.join("elsewhere"));
+    fs::rename(folder, &elsewhere).unwrap();
+    symlink(&elsewhere, folder).unwrap();
+    table::remove_watch(&place);
+    assert!(table::write_watch(&place, "b\n").is_err());
+    let outside = elsewhere.join(path.file_name().unwrap());
+    assert_eq!(fs::read_to_string(outside).unwrap(), "a\n");
+}
+
 #[test]
 fn denied_says_what_it_takes() {
     let denied = Trouble::of("/proc/1/root".into(), nix::errno::Errno::EACCES, NEEDS_PTRACE);

@@ -277,7 +277,7 @@ fn a_worker_of_a_denied_pool_finishes_its_request_before_it_ends() {
     let important = fpm.ask("www", 40, 8_000);
     eventually("it holds that", || (container.usage() >= Bytes::mib(40)).then_some(()));
     let mib = PRESSED.less(container.usage()).0 >> 20;
-    let asked = fpm.ask("batch", mib, 1_500);
+    let asked = fpm.ask("batch", mib, 4_000);
     let incident = house.record("a kill", is_kill);
     assert!(answer(asked).ends_with(&format!("done {mib}")), "the request is whole");
     let victim = incident.victim.as_ref().unwrap();
