@@ -12,12 +12,41 @@ use crate::cli::exit::{self, Exit};
 use crate::cli::files;
 use crate::reactor::{self, Error, Options};
 
-/// The options of the daemon, and what they say.
-const OPTIONS: [(&str, &str); 4] = [
-    ("-c, --config <FILE>", "The configuration; `conf.d/*.toml` beside it is read after it"),
-    ("    --dry-run", "Decide and record, but touch nothing and end nobody"),
-    ("-h, --help", "Print help"),
-    ("-V, --version", "Print version"),
+/// An option of the daemon.
+pub struct Opt {
+    pub short: Option<char>,
+    pub long: &'static str,
+    /// What it takes.
+    pub value: Option<&'static str>,
+    pub meaning: &'static str,
+}
+
+/// The options of the daemon, and what they say: for `--help`, the manual and the completions.
+pub const OPTIONS: [Opt; 4] = [
+    Opt {
+        short: Some('c'),
+        long: "config",
+        value: Some("FILE"),
+        meaning: "The configuration; `conf.d/*.toml` beside it is read after it",
+    },
+    Opt {
+        short: None,
+        long: "dry-run",
+        value: None,
+        meaning: "Decide and record, but touch nothing and end nobody",
+    },
+    Opt { short: Some('h'), long: "help", value: None, meaning: "Print help" },
+    Opt { short: Some('V'), long: "version", value: None, meaning: "Print version" },
+];
+
+/// What it does when it is sent one of these.
+pub const SIGNALS: [(&str, &str); 3] = [
+    (
+        "SIGHUP",
+        "reads the configuration again; if something in it is wrong, what was in use stays in use",
+    ),
+    ("SIGTERM, SIGINT", "restores what was changed, and ends"),
+    ("SIGKILL", "leaves every tripwire where it is; the next start takes over what it finds"),
 ];
 
 /// What clap hands through untouched.
@@ -69,8 +98,11 @@ pub fn help() -> String {
         "Guards containers: ends the one notebook that exhausts its container's memory.\n\n\
          Usage: nbguardd [OPTIONS]\n\nOptions:\n",
     );
-    for (option, meaning) in OPTIONS {
-        text += &format!("  {option:<21}{meaning}\n");
+    for option in &OPTIONS {
+        let short = option.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
+        let value = option.value.map_or(String::new(), |value| format!(" <{value}>"));
+        let words = format!("{short}--{}{value}", option.long);
+        text += &format!("  {words:<21}{}\n", option.meaning);
     }
     text += &format!("\nThe configuration is {} where no other is named.\n", files::DEFAULT);
     text += "SIGHUP reads it again; SIGTERM restores what was changed and ends.\n\nExamples:\n  \
@@ -171,6 +203,19 @@ mod tests {
         assert_eq!(asked(&["-V"]), Asked::Version);
         for bad in [&["--config"][..], &["--dryrun"], &["file"], &["-x"]] {
             assert!(matches!(asked(bad), Asked::Wrong(_)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_the_list_is_understood() {
+        for option in &OPTIONS {
+            let value = option.value.map(|_| "/x");
+            let long = format!("--{}", option.long);
+            let short = option.short.map(|short| format!("-{short}"));
+            for word in [Some(long), short].into_iter().flatten() {
+                let words: Vec<&str> = [Some(&*word), value].into_iter().flatten().collect();
+                assert!(!matches!(asked(&words), Asked::Wrong(_)), "{words:?}");
+            }
         }
     }
 

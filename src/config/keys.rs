@@ -663,6 +663,12 @@ const HEAD: &str = "\
 /// Widest line of the reference.
 const WIDTH: usize = 98;
 
+/// What holds for all keys, without the marks of a comment.
+pub fn head() -> String {
+    let lines = HEAD.lines().map(|line| line.trim_start_matches('#').trim_start());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The text of `conf/nbguard.toml`.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();

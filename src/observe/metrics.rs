@@ -100,6 +100,14 @@ impl Metric {
         format!("{}{suffix}", self.name)
     }
 
+    /// The name under which a manual has it.
+    pub fn shown(&self) -> String {
+        match self.kind {
+            Kind::Histogram => self.name.to_owned(),
+            _ => self.sample(),
+        }
+    }
+
     /// Every name that a sample of it may have.
     pub fn samples(&self) -> Vec<String> {
         match self.kind {
@@ -622,11 +630,7 @@ pub fn manual() -> String {
     let mut text = MANUAL.to_owned();
     for metric in METRICS {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-        let kind = metric.kind.as_str();
-        let name = match metric.kind {
-            Kind::Histogram => metric.name.to_owned(),
-            _ => metric.sample(),
-        };
+        let (name, kind) = (metric.shown(), metric.kind.as_str());
         let _ = writeln!(text, "| `{name}` | {kind} | {} | {} |", labels.join(", "), metric.help);
     }
     text

@@ -8,4 +8,5 @@ pub mod journal;
 pub mod line;
 pub mod metrics;
 pub mod page;
+pub mod reference;
 pub mod tail;

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 use nbguard::cli::{Cli, exit};
 use nbguard::config::keys::Section;
 use nbguard::facts::Mode;
-use nbguard::observe::line;
+use nbguard::observe::{line, reference};
 use nbguard::policy::decide::{HoldReason, KillWhy};
 use nbguard::policy::episode::Wake;
 use nbguard::report::{
@@ -93,31 +93,55 @@ fn every_toml_of_the_readme_is_a_configuration() {
 }
 
 #[test]
-fn the_readme_has_every_mode_reason_and_trigger() {
-    let modes: Vec<String> =
-        rows("| mode | meaning |").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
-    assert_eq!(modes, MODES.map(|mode| mode.as_str().to_owned()));
-    let told: BTreeSet<String> =
-        rows("| kind | reason |").iter().map(|row| row[1].clone()).collect();
+fn the_tables_have_every_mode_reason_and_trigger() {
+    let modes: Vec<&str> = reference::MODES.iter().map(|(mode, ..)| *mode).collect();
+    assert_eq!(modes, MODES.map(Mode::as_str));
+    let told: Vec<&str> = reference::REASONS.iter().map(|reason| reason.name).collect();
+    let once: BTreeSet<&str> = told.iter().copied().collect();
+    assert_eq!(once.len(), told.len());
     let kills = KillWhy::ALL.map(KillWhy::as_str);
     let made = HoldReason::ALL.map(HoldReason::as_str);
-    let all = kills.iter().chain(&made).chain(&["kernel-oom"]).map(|reason| format!("`{reason}`"));
-    assert_eq!(told, all.collect());
-    let triggers = rows("| key | meaning |");
-    let triggers = triggers.iter().find(|row| row[0] == "`trigger`").expect("a row for `trigger`");
+    assert_eq!(once, kills.iter().chain(&made).chain(&["kernel-oom"]).copied().collect());
+    let triggers = reference::RECORD.iter().find(|(keys, _)| keys.contains(&"trigger"));
+    let (_, triggers) = triggers.expect("a row for `trigger`");
     for wake in Wake::ALL {
-        assert!(triggers[1].contains(&format!("`{}`", wake.as_str())), "{}", wake.as_str());
+        assert!(triggers.contains(&format!("`{}`", wake.as_str())), "{}", wake.as_str());
     }
 }
 
 #[test]
-fn the_readme_has_every_key_of_the_record_and_no_other() {
-    let told: BTreeSet<String> =
-        rows("| key | meaning |").iter().flat_map(|row| quoted(&row[0])).collect();
+fn the_readme_has_every_mode_as_the_table_has_it() {
+    let made: Vec<Vec<String>> = reference::MODES
+        .iter()
+        .map(|(mode, meaning, worth)| {
+            vec![format!("`{mode}`"), (*meaning).to_owned(), (*worth).to_owned()]
+        })
+        .collect();
+    assert_eq!(rows("| mode | meaning |"), made);
+}
+
+#[test]
+fn the_table_has_every_key_of_the_record_and_no_other() {
+    let told = reference::RECORD.iter().flat_map(|(keys, _)| *keys);
+    let told: BTreeSet<String> = told.map(|key| (*key).to_owned()).collect();
     let value = serde_json::to_value(full()).expect("a record is JSON");
     let mut made = BTreeSet::new();
     keys_of(&value, "", &mut made);
     assert_eq!(told, made);
+}
+
+#[test]
+fn the_table_has_every_key_of_the_log_line_in_its_order() {
+    let mut incident = full();
+    incident.dry_run = true;
+    let told: Vec<&str> = reference::LINE.iter().map(|(key, _)| *key).collect();
+    assert_eq!(keys_of_line(&line::line(&incident)), told);
+}
+
+#[test]
+fn the_page_of_the_record_is_the_tables() {
+    let told = "write it anew: nbguard doc record > packaging/doc/record.md";
+    assert!(read("packaging/doc/record.md") == reference::manual(), "{told}");
 }
 
 #[test]

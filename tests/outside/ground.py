@@ -80,6 +80,16 @@ def unpacked(package, path):
     return root / path
 
 
+def built(name):
+    """A program of this tree."""
+    binaries = os.environ.get("NBGUARD_BIN_DIR")
+    every = [pathlib.Path(binaries)] if binaries else sorted(REPOSITORY.glob("target/*-linux-gnu/debug"))
+    found = [path / name for path in every if (path / name).exists()]
+    if not found:
+        skip(f"{name} is not built (cargo build, or set NBGUARD_BIN_DIR)")
+    return found[0]
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -179,11 +189,7 @@ class Guarded(unittest.TestCase):
         self.addCleanup(server.send_signal, signal.SIGTERM)
 
     def guard(self, name, more, stderr, environment=None):
-        binaries = os.environ.get("NBGUARD_BIN_DIR")
-        every = [pathlib.Path(binaries)] if binaries else sorted(REPOSITORY.glob("target/*-linux-gnu/debug"))
-        found = [path / "nbguardd" for path in every if (path / "nbguardd").exists()]
-        if not found:
-            skip("nbguardd is not built (cargo build, or set NBGUARD_BIN_DIR)")
+        program = built("nbguardd")
         about = self.folder / "docker/containers" / self.ground.id
         about.mkdir(parents=True)
         (about / "config.v2.json").write_text(json.dumps({
@@ -201,5 +207,5 @@ socket = "{self.folder}/http.sock"
 notebook_socket = "off"
 {more}""")
         settings = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
-        return self.start([found[0], "--config", self.folder / "nbguard.toml", "--only-cgroup",
+        return self.start([program, "--config", self.folder / "nbguard.toml", "--only-cgroup",
                            f"docker/{self.ground.id}"], stderr=stderr, env={**settings, **(environment or {})})
