@@ -1,5 +1,5 @@
 //! How a command ends: the one table of exit codes, for `nbguard` and `nbguardd` alike.
-//! `--help` prints it, the README repeats it, a test compares them.
+//! `--help` prints it, and the manual pages have it.
 
 use std::fmt;
 use std::io;

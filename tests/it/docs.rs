@@ -1,10 +1,11 @@
-//! Every list against its copies: what the README, the scenarios and `--help` repeat of the source
-//! must be what the source says. `config::keys` itself compares `conf/nbguard.toml`.
+//! Every list against its copies: what the README, the documents beside it, the scenarios and `--help`
+//! repeat of the source must be what the source says. `config::keys` itself compares `conf/nbguard.toml`.
 
 use std::collections::BTreeSet;
 
 use clap::{CommandFactory, Parser};
-use nbguard::cli::{Cli, exit};
+use nbguard::cli::Cli;
+use nbguard::cli::daemon::OPTIONS;
 use nbguard::config::keys::Section;
 use nbguard::facts::Mode;
 use nbguard::observe::{line, reference};
@@ -22,50 +23,43 @@ const MODES: [Mode; 6] =
     [Mode::HighPsi, Mode::High, Mode::Psi, Mode::Events, Mode::V1Threshold, Mode::None];
 
 #[test]
-fn the_readme_has_every_exit_code_and_no_other() {
-    let told: Vec<String> = rows("| exit code |").iter().map(|row| row.join(" ")).collect();
-    let made: Vec<String> =
-        exit::TABLE.iter().map(|(exit, meaning)| format!("{} {meaning}", exit.code())).collect();
-    assert_eq!(told, made);
-}
-
-#[test]
-fn the_readme_has_every_command_with_its_options() {
+fn the_readme_has_every_command_and_no_option_that_is_not_there() {
     let told = rows("| command | what it does |");
-    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+    let full = Cli::command();
+    let public: Vec<_> = full.get_subcommands().filter(|command| !command.is_hide_set()).collect();
+    assert_eq!(told.len(), public.len() + 1);
+    for command in public {
         let name = format!("`nbguard {}`", command.get_name());
         let row = told.iter().find(|row| row[0] == name);
         let row = row.unwrap_or_else(|| panic!("{name} is not in the README's table")).join(" ");
-        let public = command.get_opts().filter(|option| !option.is_hide_set());
-        for option in public.filter_map(|option| option.get_long()) {
-            assert!(row.contains(&format!("`--{option}")), "{name} --{option}: not in the README");
-        }
         for option in options_in(&row) {
             let known = command.get_opts().any(|known| known.get_long() == Some(&option));
             assert!(known, "{name} has no --{option}");
         }
     }
-    let daemon =
-        told.iter().find(|row| row[0] == "`nbguardd`").expect("the daemon's row").join(" ");
-    let help = nbguard::cli::daemon::help();
-    for option in options_in(&help).iter().filter(|o| !["help", "version"].contains(&o.as_str())) {
-        assert!(daemon.contains(&format!("`--{option}")), "nbguardd --{option}: not in the README");
+    let daemon = told.iter().find(|row| row[0] == "`nbguardd`").expect("the daemon's row");
+    for option in options_in(&daemon.join(" ")) {
+        assert!(OPTIONS.iter().any(|known| known.long == option), "nbguardd has no --{option}");
     }
 }
 
 #[test]
-fn every_example_of_the_readme_parses() {
-    let readme = read("README.md");
-    let shell = readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-    for line in shell.flat_map(str::lines) {
-        let words = line.trim_start_matches("sudo ").split(" | ").next().unwrap_or_default();
-        let words = words.split('#').next().unwrap_or_default();
-        let Some(rest) = words.strip_prefix("nbguard ") else { continue };
-        // As a shell would.
-        let rest = rest.split_whitespace().map(|word| word.trim_matches('\''));
-        let line = std::iter::once("nbguard").chain(rest);
-        Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{words}: {error}"));
+fn every_example_of_the_documents_parses() {
+    let mut count = 0;
+    for (name, text) in documents() {
+        let shell = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        for line in shell.flat_map(str::lines) {
+            let words = line.trim_start_matches("sudo ").split(" | ").next().unwrap_or_default();
+            let words = words.split('#').next().unwrap_or_default();
+            let Some(rest) = words.strip_prefix("nbguard ") else { continue };
+            // As a shell would.
+            let rest = rest.split_whitespace().map(|word| word.trim_matches('\''));
+            let line = std::iter::once("nbguard").chain(rest);
+            Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{name}: {words}: {error}"));
+            count += 1;
+        }
     }
+    assert!(count > 15, "{count}");
 }
 
 #[test]
@@ -81,15 +75,33 @@ fn the_keys_of_the_readme_are_keys_of_the_configuration() {
 }
 
 #[test]
-fn every_toml_of_the_readme_is_a_configuration() {
-    let readme = read("README.md");
-    let examples: Vec<&str> = readme.split("```toml\n").skip(1).collect();
-    assert!(!examples.is_empty());
-    for example in examples {
-        let text = example.split("```").next().unwrap_or_default().to_owned();
-        let read = nbguard::config::Config::read(&[("README.md".into(), text)]);
-        assert!(read.is_ok(), "{}", read.err().map(|e| e.to_string()).unwrap_or_default());
+fn every_toml_of_the_documents_is_a_configuration() {
+    let mut count = 0;
+    for (name, text) in documents() {
+        for example in text.split("```toml\n").skip(1) {
+            let text = example.split("```").next().unwrap_or_default().to_owned();
+            let read = nbguard::config::Config::read(&[(name.clone().into(), text)]);
+            assert!(read.is_ok(), "{}", read.err().map(|e| e.to_string()).unwrap_or_default());
+            count += 1;
+        }
     }
+    assert!(count >= 4, "{count}");
+}
+
+/// What a file says stands somewhere else is there.
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let mut count = 0;
+    for (name, text) in documents() {
+        let folder = root().join(&name).parent().expect("a folder").to_owned();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let file = target.split('#').next().unwrap_or_default();
+            assert!(folder.join(file).exists(), "{name}: there is no {target}");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count}");
 }
 
 #[test]
@@ -148,7 +160,7 @@ fn the_page_of_the_record_is_the_tables() {
 fn the_readme_has_every_key_of_the_log_line() {
     let readme = read("README.md");
     let section = readme.split("## What happened").nth(1).expect("the section");
-    let section = section.split("\n| kind |").next().unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
     let mut incident = full();
     incident.dry_run = true;
     for word in keys_of_line(&line::line(&incident)) {
@@ -164,19 +176,20 @@ fn the_readme_has_every_key_of_the_log_line() {
 
 /// A budget is proved by a test that is there, or it is pending.
 #[test]
-fn every_budget_names_its_test_and_every_path_of_the_readme_leads_somewhere() {
+fn every_budget_names_its_test_and_every_path_of_the_documents_leads_somewhere() {
     for row in rows("| promise | bar |") {
         let proved = &row[2];
         let pending = proved.contains("*pending*");
         assert!(pending || !quoted(proved).is_empty(), "{}: no test and not pending", row[0]);
     }
-    let readme = read("README.md");
-    for line in readme.lines().filter(|line| !line.contains("*pending*")) {
-        for path in quoted(line) {
-            let path = path.split([' ', ':']).next().unwrap_or_default().to_owned();
-            let tops = ["src/", "tests/", "conf/", "packaging/"];
-            if tops.iter().any(|top| path.starts_with(top)) {
-                assert!(root().join(&path).exists(), "README.md: there is no {path}");
+    for (name, text) in documents() {
+        for line in text.lines().filter(|line| !line.contains("*pending*")) {
+            for path in quoted(line) {
+                let path = path.split([' ', ':']).next().unwrap_or_default().to_owned();
+                let tops = ["src/", "tests/", "conf/", "packaging/"];
+                if tops.iter().any(|top| path.starts_with(top)) {
+                    assert!(root().join(&path).exists(), "{name}: there is no {path}");
+                }
             }
         }
     }
@@ -209,6 +222,16 @@ fn every_scenario_of_the_usual_run_is_there() {
 fn the_changelog_has_this_version() {
     let version = format!("## {}", env!("CARGO_PKG_VERSION"));
     assert!(read("CHANGELOG.md").contains(&version), "CHANGELOG.md has no {version}");
+}
+
+/// What people read: the README, and what it leads to.
+fn documents() -> Vec<(String, String)> {
+    let folder = "packaging/doc";
+    let found = std::fs::read_dir(root().join(folder)).expect("the folder of documents");
+    let names = found.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}"));
+    let names = ["README.md", "SECURITY.md"].map(str::to_owned).into_iter().chain(names);
+    names.map(|name| (name.clone(), read(&name))).collect()
 }
 
 /// The rows of the README's table whose head begins like this, cell by cell.
