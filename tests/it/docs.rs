@@ -230,7 +230,10 @@ fn documents() -> Vec<(String, String)> {
     let found = std::fs::read_dir(root().join(folder)).expect("the folder of documents");
     let names = found.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let names = names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}"));
-    let names = ["README.md", "SECURITY.md"].map(str::to_owned).into_iter().chain(names);
+    let names = ["README.md", "SECURITY.md", "packaging/kubernetes/README.md"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(names);
     names.map(|name| (name.clone(), read(&name))).collect()
 }
 

@@ -16,6 +16,8 @@ use crate::{read, root, skip};
 
 const RULES: &str = "packaging/prometheus/nbguard.rules.yml";
 const RULES_TEST: &str = "packaging/prometheus/nbguard.rules.test.yml";
+const FLEET: &str = "packaging/prometheus/fleet.rules.yml";
+const FLEET_TEST: &str = "packaging/prometheus/fleet.rules.test.yml";
 const DASHBOARD: &str = "packaging/grafana/nbguard.json";
 const CATALOG: &str = "packaging/nbguard.catalog";
 const COUNTERS: &str = "src/report/counters.rs";
@@ -84,14 +86,16 @@ fn names_and_labels_are_found_wherever_they_stand() {
 
 #[test]
 fn the_rules_ask_for_metrics_that_are_there_and_each_is_played() {
-    let (rules, played) = (read(RULES), read(RULES_TEST));
-    assert!(all_exist(RULES, &rules) > 10);
-    assert!(all_exist(RULES_TEST, &played) > 20);
-    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    for alert in alerts {
-        let quiet = played.contains(&format!("alertname: {alert}}}"));
-        let fires = played.contains(&format!("alertname: {alert}\n        exp_alerts"));
-        assert!(quiet && fires, "{alert} is not played in {RULES_TEST}, quiet and firing");
+    for (rules_file, test_file, least) in [(RULES, RULES_TEST, 10), (FLEET, FLEET_TEST, 5)] {
+        let (rules, played) = (read(rules_file), read(test_file));
+        assert!(all_exist(rules_file, &rules) > least);
+        assert!(all_exist(test_file, &played) > least);
+        let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+        for alert in alerts {
+            let quiet = played.contains(&format!("alertname: {alert}}}"));
+            let fires = played.contains(&format!("alertname: {alert}\n        exp_alerts"));
+            assert!(quiet && fires, "{alert} is not played in {test_file}, quiet and firing");
+        }
     }
 }
 

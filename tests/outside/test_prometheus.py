@@ -65,6 +65,54 @@ class Shipped(unittest.TestCase):
     def test_the_scrape_configuration_is_one(self):
         self.check("check", "config", "prometheus.yml")
 
+    def test_the_rules_of_many_hosts_are_rules_and_fire_when_they_should(self):
+        self.check("check", "rules", "fleet.rules.yml")
+        self.check("test", "rules", "fleet.rules.test.yml")
+
+    def with_token(self, folder, text):
+        """promtool looks whether the files are there."""
+        token = folder / "token"
+        token.write_text("x" * 32)
+        path = folder / "prometheus.yml"
+        path.write_text(text.replace("/etc/prometheus/nbguard.token", str(token)))
+        for rules in (PACKAGING / "prometheus").glob("*.rules.yml"):
+            shutil.copy(rules, folder)
+        return path
+
+    def test_the_scrape_configurations_of_many_hosts_are_ones(self):
+        fleet = (PACKAGING / "prometheus/fleet.yml").read_text()
+        pods = (PACKAGING / "kubernetes/prometheus.yml").read_text()
+        # Debian's is built without this discovery; all but it is checked.
+        found = re.compile(r"kubernetes_sd_configs:\n      - role: pod\n        namespaces:\n +names: \[nbguard\]\n")
+        self.assertRegex(pods, found)
+        pods = found.sub('static_configs: [{targets: ["a:9843"]}]\n', pods)
+        for text in (fleet, pods):
+            with tempfile.TemporaryDirectory() as folder:
+                self.check("check", "config", self.with_token(pathlib.Path(folder), text))
+
+    def test_alerts_go_where_the_example_says(self):
+        amtool = shutil.which("amtool") or str(unpacked("prometheus-alertmanager", "usr/bin/amtool"))
+        file = PACKAGING / "prometheus/alertmanager.yml"
+
+        def ask(*words):
+            done = subprocess.run([amtool, *words], capture_output=True, text=True, timeout=PATIENCE)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            return done.stdout.strip()
+
+        ask("check-config", str(file))
+        severities = {"critical": "on-call", "warning": "admins", "info": "log"}
+        alerts = []
+        for rules in sorted((PACKAGING / "prometheus").glob("*.rules.yml")):
+            alerts += re.findall(r"alert: (\w+)\n(?:.*\n)*?\s+severity: (\w+)", rules.read_text())
+        self.assertGreater(len(alerts), 15)
+        self.assertEqual({severity for _, severity in alerts}, set(severities))
+        for alert, severity in alerts:
+            got = ask("config", "routes", "test", f"--config.file={file}", f"alertname={alert}", f"severity={severity}")
+            self.assertEqual(got, severities[severity], alert)
+        names = {alert for alert, _ in alerts}
+        named = re.findall(r"alertname =~? \"([^\"]+)\"", file.read_text().split("inhibit_rules:")[1])
+        self.assertLessEqual({name for text in named for name in text.split("|")}, names)
+
     def test_every_expression_of_the_dashboard_and_the_readme_is_one(self):
         every = expressions()
         self.assertGreater(len(every), 40)
