@@ -424,18 +424,28 @@ def count_unittest(name, done):
     return count
 
 
+# Who reads the manual pages and the completions; where one is missing its tests say so.
+READERS = ["man-db", "groff-base", "mandoc", "zsh", "fish"]
+
+
 def part_outside():
-    """Debian's Prometheus and journald against the rules, the catalog, and a guard that they ask."""
+    """Other people's programs on what is shipped beside the binaries: Debian's Prometheus and journald on
+    the rules, the catalog, and a guard that they ask; mandoc and the shells; the schemas of Kubernetes."""
     name = "tests/outside"
+    missing = [package for package in READERS if not is_installed(package)]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"  installing {' '.join(missing)}")
+        run("apt-get", ["apt-get", "-qq", "update"], 300)
+        run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 600)
     words = [sys.executable, "-m", "unittest", "discover", "-v"]
     env = {"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None
 
     def once_more(names):
         only = [word for one in names for word in ("-k", one.rsplit(" ", 1)[-1])]
         again_name = f"{name} again"
-        return count_outside(again_name, run(again_name, [*words, *only, "tests/outside"], 600, env=env))
+        return count_outside(again_name, run(again_name, [*words, *only, "tests/outside"], 900, env=env))
 
-    return again(count_outside(name, run(name, [*words, "tests/outside"], 600, env=env)), once_more)
+    return again(count_outside(name, run(name, [*words, "tests/outside"], 900, env=env)), once_more)
 
 
 def count_outside(name, done):
@@ -595,7 +605,7 @@ def parts(options):
     yield "unit and integration tests", part_tests
     yield "unittests of tests/vm", part_python
     yield "cargo build --release", part_release
-    yield "Prometheus and the journal", part_outside
+    yield "Prometheus, the journal, manuals, Kubernetes", part_outside
     if not options.quick:
         yield "guest image", part_image
     yield "nbguard-jupyter", part_jupyter

@@ -34,9 +34,13 @@ def tool(name, package=None, path=None):
     """Of this machine, or out of Debian's package."""
     found = shutil.which(name) or str(unpacked(package or name, path or f"usr/bin/{name}"))
     try:
-        subprocess.run([found, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
+        done = subprocess.run([found, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                              timeout=PATIENCE)
     except OSError as error:
         skip(f"{name} does not run here: {error}")
+    # Unpacked without what it stands on.
+    if done.returncode == 127:
+        skip(f"{name} does not run here: {done.stderr.strip()}")
     return found
 
 
