@@ -37,6 +37,8 @@ pub fn meminfo(text: &[u8]) -> Result<HostMemory, ParseError> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mount<'a> {
     pub id: u64,
+    /// `major:minor`: one filesystem has the same in every namespace.
+    pub device: &'a [u8],
     pub fstype: &'a [u8],
     /// Of the superblock: v1 names its controllers here.
     pub options: &'a [u8],
@@ -72,7 +74,7 @@ fn mount(line: &[u8]) -> Result<Mount<'_>, &'static str> {
     let mut words = line.split(|b| *b == b' ');
     let id = words.next().and_then(decimal).ok_or("a mount id")?;
     words.next().and_then(decimal).ok_or("a parent id")?;
-    words.next().ok_or("major:minor")?;
+    let device = words.next().ok_or("major:minor")?;
     let root = words.next().ok_or("a root")?;
     let point = words.next().ok_or("a mount point")?;
     words.next().ok_or("mount options")?;
@@ -80,7 +82,7 @@ fn mount(line: &[u8]) -> Result<Mount<'_>, &'static str> {
     let fstype = words.next().ok_or("a filesystem type")?;
     words.next().ok_or("a source")?;
     let options = words.next().ok_or("superblock options")?;
-    Ok(Mount { id, fstype, options, root, point })
+    Ok(Mount { id, device, fstype, options, root, point })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.

@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::{S_IFMT, S_IFREG};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
 use trace_layout::{Activity, Bad, Header, PAGE, TRACE_SUFFIX, header};
 
-use super::place::{Name, Place, open_beneath};
+use super::place::{Name, Place};
 use super::{NEEDS_PTRACE, Trouble};
 
-/// NONBLOCK: opening a FIFO without a writer would wait for one.
-pub(super) const READ: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_NOFOLLOW);
+/// NONBLOCK: of a file that somebody has a lease on nobody waits for its end.
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 /// Looks at an activity before it counts as one that is never whole.
 const TRIES: usize = 8;
@@ -44,7 +43,7 @@ impl<'d> TraceFile<'d> {
         let name = place.name_of(TRACE_SUFFIX);
         let path = || place.path_of(name.as_path());
         let trouble = |errno| Trouble::of(path(), errno, NEEDS_PTRACE);
-        let fd = open_beneath(place.dir(), name.as_path(), READ, Mode::empty()).map_err(trouble)?;
+        let fd = place.open_regular(name.as_path(), READ).map_err(trouble)?;
         let stat = fstat(&fd).map_err(trouble)?;
         let what = match stat {
             _ if stat.st_mode & S_IFMT != S_IFREG => Some("is no regular file"),

@@ -11,6 +11,7 @@
 
 pub mod cpython;
 pub mod file;
+mod ground;
 pub mod page;
 pub mod php;
 pub mod place;

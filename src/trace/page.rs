@@ -1,6 +1,7 @@
 //! What the guard reads when it wakes: whether a process is busy or idle, out of the page that its
 //! tracer stamps. One small read, a page of the caller's, nothing kept and nothing on the heap
-//! unless it fails. Off the loop: below another's root directory may be a filesystem that hangs.
+//! unless it fails. What is below another's root directory may be a filesystem that hangs: such a
+//! one is not asked. Off the loop all the same: disks may be slow.
 
 use std::path::Path;
 
@@ -37,7 +38,7 @@ pub fn read<'p>(
     if target.key != key {
         return Err(Why::Gone);
     }
-    let place = Place::open(roots, target, dir, buffer).map_err(|trouble| trouble.why())?;
+    let place = Place::open_calm(roots, target, dir, buffer).map_err(|trouble| trouble.why())?;
     let (file, header) = TraceFile::open(&place, page).map_err(|trouble| trouble.why())?;
     let activity = file.read_activity(page).map_err(|trouble| trouble.why())?;
     Ok(Page { activity, runtime: header.runtime, runtime_version: header.runtime_version })

@@ -2,16 +2,17 @@
 //! which another mount namespace may have. Opening never follows a link and never leaves.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::libc::{S_IFDIR, S_IFMT};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat};
 
+use super::ground::Ground;
 use super::{NEEDS_PTRACE, NEEDS_WRITE, Trouble};
 use crate::ids::ProcKey;
 use crate::parse::process;
@@ -146,6 +147,7 @@ impl std::fmt::Write for Name {
     }
 }
 
+const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// The trace directory of one process.
@@ -155,6 +157,8 @@ pub struct Place<'d> {
     target: Target,
     /// As its container calls it.
     path: &'d Path,
+    /// Nothing below it may stand on another filesystem.
+    calm: bool,
 }
 
 impl<'d> Place<'d> {
@@ -171,7 +175,39 @@ impl<'d> Place<'d> {
         let root = root_of(roots, target)?;
         let opened = open_beneath(root.as_fd(), relative(dir), PLACE, Mode::empty());
         let opened = opened.map_err(|e| Trouble::of(dir.into(), e, NEEDS_PTRACE))?;
-        let place = Place { dir: opened, target, path: dir };
+        let place = Place { dir: opened, target, path: dir, calm: false };
+        place.check()?;
+        if target.is_there(roots, buffer) { Ok(place) } else { Err(Trouble::Gone) }
+    }
+
+    /// The same for whoever must not wait: one name at a time, each only where what came before
+    /// stands on a filesystem that answers by itself.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn open_calm(
+        roots: &Roots,
+        target: Target,
+        dir: &'d Path,
+        buffer: &mut Buffer,
+    ) -> Result<Place<'d>, Trouble> {
+        let trouble = |errno| Trouble::of(dir.into(), errno, NEEDS_PTRACE);
+        let mut ground = Ground::of(roots, target.key.pid);
+        let mut stands = |at: &OwnedFd, buffer: &mut Buffer| {
+            if ground.is_calm(at.as_fd(), buffer).map_err(trouble)? {
+                return Ok(());
+            }
+            let what = "is on a filesystem that may not answer";
+            Err(Trouble::NotOurs { path: dir.into(), what })
+        };
+        let mut at = root_of(roots, target)?;
+        stands(&at, buffer)?;
+        for name in relative(dir).components() {
+            let Component::Normal(name) = name else { return Err(trouble(Errno::EXDEV)) };
+            at = openat(&at, name, PLACE | OFlag::O_NOFOLLOW, Mode::empty()).map_err(trouble)?;
+            stands(&at, buffer)?;
+        }
+        let place = Place { dir: at, target, path: dir, calm: true };
         place.check()?;
         if target.is_there(roots, buffer) { Ok(place) } else { Err(Trouble::Gone) }
     }
@@ -195,7 +231,7 @@ impl<'d> Place<'d> {
             let mode = if names.peek().is_some() { 0o755 } else { 0o711 };
             at = make_dir(at.as_fd(), Path::new(name), mode, target.root_uid, &path)?;
         }
-        let place = Place { dir: at, target, path: dir };
+        let place = Place { dir: at, target, path: dir, calm: false };
         place.check()?;
         let mut name = Name::default();
         write!(name, "{}", target.inner_uid).expect("a number fits");
@@ -231,6 +267,28 @@ impl<'d> Place<'d> {
         write!(name, "{inner_uid}/{inner}-{}{suffix}", key.start)
             .expect("10 + 10 + 20 digits and a suffix are below 64");
         name
+    }
+
+    /// A regular file in it, for reading. What it is is known before it is opened: only to open a
+    /// device may be more than its maker could do himself.
+    ///
+    /// # Errors
+    /// `EISDIR`: it is no regular file; and what the kernel says.
+    pub(super) fn open_regular(&self, name: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let found = if self.calm {
+            let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW);
+            openat2(&self.dir, name, how.resolve(BENEATH | ResolveFlag::RESOLVE_NO_XDEV))?
+        } else {
+            open_beneath(self.dir(), name, OFlag::O_PATH, Mode::empty())?
+        };
+        match fstat(&found)?.st_mode & S_IFMT {
+            S_IFREG => {}
+            S_IFLNK => return Err(Errno::ELOOP),
+            _ => return Err(Errno::EISDIR),
+        }
+        let mut path = Name::default();
+        write!(path, "/proc/self/fd/{}", found.as_raw_fd()).expect("a number fits");
+        open(path.as_path(), flags | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     /// Made by root or by the user itself, and writable for nobody else.
@@ -275,7 +333,7 @@ pub(super) fn open_beneath(
     mode: Mode,
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let resolve = BENEATH;
     match openat2(base, below, OpenHow::new().flags(flags).mode(mode).resolve(resolve)) {
         // Before 5.6, and behind seccomp filters that do not know it.
         Err(Errno::ENOSYS | Errno::EPERM) => walk_beneath(base, below, flags, mode),

@@ -83,8 +83,7 @@ impl Table {
         let path = place.path_of(Path::new(SWITCH));
         let trouble = |errno| Trouble::of(path.clone(), errno, needs);
         let flags = how | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let fd = open_beneath(place.dir(), Path::new(SWITCH), flags, Mode::empty());
-        let fd = fd.map_err(trouble)?;
+        let fd = place.open_regular(Path::new(SWITCH), flags).map_err(trouble)?;
         let stat = fstat(&fd).map_err(trouble)?;
         let what = match stat {
             _ if stat.st_mode & S_IFMT != S_IFREG => Some("is no regular file"),

@@ -39,6 +39,10 @@ impl World {
         fs::write(dir.join("proc/sys/kernel/pid_max"), "4096\n").unwrap();
         fs::create_dir_all(dir.join("rootfs")).unwrap();
         symlink(dir.join("rootfs"), proc.join("root")).unwrap();
+        // Which filesystems these files are on only the kernel knows.
+        fs::create_dir_all(dir.join("proc/self")).unwrap();
+        symlink("/proc/self/fdinfo", dir.join("proc/self/fdinfo")).unwrap();
+        fs::copy("/proc/self/mountinfo", proc.join("mountinfo")).unwrap();
         let uid = fs::metadata(&dir).unwrap().uid();
         let stat = "4242 (php-fpm8.2) S 1 1 1 0 -1 4194304 0 0 0 0 7 9 0 0 20 0 1 0 777 9 9\n";
         fs::write(proc.join("stat"), stat).unwrap();

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -285,8 +285,15 @@ fn open_beneath_root(pid: u32, mapping: &Mapping<'_>) -> Result<OwnedFd, Errno> 
     use std::os::unix::ffi::OsStrExt;
     let place = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
     let root = open(format!("/proc/{pid}/root").as_str(), place, Mode::empty())?;
-    let how = OpenHow::new().flags(FILE).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    openat2(root.as_fd(), Path::new(std::ffi::OsStr::from_bytes(mapping.path)), how)
+    let how = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+    let how = OpenHow::new().flags(how).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let name = Path::new(std::ffi::OsStr::from_bytes(mapping.path));
+    let found = openat2(root.as_fd(), name, how)?;
+    // A device may have its name by now: to open one may already be too much.
+    if fstat(found.as_fd())?.st_mode & S_IFMT != S_IFREG {
+        return Err(Errno::ENOENT);
+    }
+    open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), FILE, Mode::empty())
 }
 
 /// Bytes that must be the same: ELF's header and the program headers behind it.
