@@ -351,7 +351,7 @@ pub static METRICS: &[Metric] = &[
         name: "nbguard_stacks",
         kind: Kind::Counter,
         unit: "",
-        help: "Call stacks asked for, by outcome: ok, failed, timed-out, too-long, malformed, not-started, dropped.",
+        help: "Call stacks asked for, by outcome: ok, failed, timed-out, too-long, malformed, stuck, not-started, dropped.",
         labels: &["outcome"],
         from: From::Tally(|c| &c.stacks),
     },

@@ -9,16 +9,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::log::debug;
+use ::log::{debug, warn};
 use trace_layout::PAGE;
 use trace_layout::header::ActivityState;
 
-use super::helper::{Answer, Asker};
+use super::helper::{Answer, Asker, Reply};
 use super::{Domain, Reactor};
 use crate::config::Policy;
 use crate::facts::{Source, Why};
@@ -39,6 +38,9 @@ use crate::units::Moment;
 const STACK: usize = 128 * 1024;
 /// Rounds at once, over all containers; a domain has one.
 const ROUNDS_MAX: usize = 4;
+/// One that takes longer is held up by something that does not answer. Its own container is not
+/// asked before that has ended; the others' questions do not wait for it.
+const ROUND_TIME: Duration = Duration::from_secs(15);
 /// Pages read in one round: some 50 µs each.
 const PAGES_MAX: usize = 512;
 /// Stacks asked for in one round: each starts a program.
@@ -54,9 +56,10 @@ pub const DIR: &str = trace_layout::DIR;
 /// What is kept over all domains.
 #[derive(Default)]
 pub(super) struct Inside {
-    rounds: Arc<AtomicUsize>,
-    /// Whose questions are out.
-    out: Vec<Asker>,
+    /// Whose questions are out, since when.
+    out: Vec<(Asker, Moment)>,
+    /// Whose process could not be read by one that has not ended since.
+    stuck: Vec<(Asker, ProcKey)>,
     recent: Vec<(ProcKey, Moment)>,
 }
 
@@ -80,6 +83,8 @@ pub(super) struct Awaited {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Wish {
     key: ProcKey,
+    /// Its container, where that is watched: what hangs there costs nobody else.
+    home: Asker,
     page: bool,
     stack: Want,
 }
@@ -105,6 +110,7 @@ pub struct Heard {
     /// Of a stack: how often the main thread had left the CPU, before and after as often.
     switches: Option<u64>,
     missing: Option<Missing>,
+    home: Asker,
 }
 
 /// How long ago, at the moment when it was read.
@@ -134,7 +140,10 @@ impl Reactor {
         if let Some(key) = first.filter(|key| self.may_ask(*key)) {
             match wishes.iter_mut().find(|wish| wish.key == key) {
                 Some(wish) => wish.stack = Want::Evidence,
-                None => wishes.push(Wish { key, page: false, stack: Want::Evidence }),
+                None => {
+                    let home = self.whose_process(who, key);
+                    wishes.push(Wish { key, home, page: false, stack: Want::Evidence });
+                }
             }
         }
         self.ask_inside(who, wishes);
@@ -161,7 +170,8 @@ impl Reactor {
     pub(super) fn ask_evidence(&mut self, who: Asker, key: ProcKey) {
         let known = self.evidence(who, key).is_some();
         if !known && self.may_ask(key) {
-            self.ask_inside(who, vec![Wish { key, page: false, stack: Want::Evidence }]);
+            let home = self.whose_process(who, key);
+            self.ask_inside(who, vec![Wish { key, home, page: false, stack: Want::Evidence }]);
         }
     }
 
@@ -240,40 +250,59 @@ impl Reactor {
                 let stack = if room { Want::WithoutPage } else { Want::No };
                 stacks += usize::from(!page && room);
                 if page || stack != Want::No {
-                    wishes.push(Wish { key: proc.key, page, stack });
+                    let home = self.home_at(who, proc.container);
+                    wishes.push(Wish { key: proc.key, home, page, stack });
                 }
             }
         }
         wishes
     }
 
-    fn ask_inside(&mut self, who: Asker, wishes: Vec<Wish>) {
+    /// The container of a process of the last scan.
+    fn whose_process(&self, who: Asker, key: ProcKey) -> Asker {
+        let proc = self.scratch.procs.iter().find(|proc| proc.key == key);
+        proc.map_or(who, |proc| self.home_at(who, proc.container))
+    }
+
+    fn home_at(&self, who: Asker, container: u16) -> Asker {
+        let slot = self.scratch.slots.get(usize::from(container)).copied();
+        let watch = slot.and_then(|slot| self.watches.get(slot as usize)?.as_ref());
+        who.or_else(|| watch.map(|watch| watch.id))
+    }
+
+    fn ask_inside(&mut self, who: Asker, mut wishes: Vec<Wish>) {
+        let now = self.now();
+        if wishes.is_empty() || self.inside.out.iter().any(|(asker, _)| *asker == who) {
+            return;
+        }
         let evidence = wishes.iter().find(|wish| wish.stack == Want::Evidence).map(|wish| wish.key);
-        if wishes.is_empty() || self.inside.out.contains(&who) {
+        let Inside { out, stuck, .. } = &mut self.inside;
+        stuck.retain(|(_, key)| stack::is_stuck(*key));
+        wishes.retain(|wish| !stuck.iter().any(|(home, _)| *home == wish.home));
+        let under_way = out.iter().filter(|(_, since)| now.since(*since) < ROUND_TIME).count();
+        let is_asked = evidence.is_none_or(|key| wishes.iter().any(|wish| wish.key == key));
+        let no_room = under_way >= ROUNDS_MAX;
+        self.counters
+            .stacks
+            .add_many("dropped", u64::from(evidence.is_some() && (no_room || !is_asked)));
+        if wishes.is_empty() || no_room {
             return;
         }
-        if self.inside.rounds.load(Ordering::Acquire) >= ROUNDS_MAX {
-            self.counters.stacks.add_many("dropped", u64::from(evidence.is_some()));
-            return;
-        }
+        let evidence = evidence.filter(|_| is_asked);
         let (sender, running) = channel();
-        self.inside.rounds.fetch_add(1, Ordering::AcqRel);
-        let counted = Counted(Arc::clone(&self.inside.rounds));
-        let (roots, tool, reply) =
-            (Arc::clone(&self.roots), self.tool.clone(), self.helper.reply());
+        let (roots, tool) = (Arc::clone(&self.roots), self.tool.clone());
+        let round = Round { who, reply: self.helper.reply() };
         let named = thread::Builder::new().name("inside".into()).stack_size(STACK);
         let started = named.spawn(move || {
             hear_all(&roots, &tool, Path::new(DIR), &wishes, &sender, &mut |heard| {
-                reply.give(Answer::Heard { asker: who, heard, last: false });
+                round.reply.give(Answer::Heard { asker: who, heard, last: false });
             });
-            reply.give(Answer::Heard { asker: who, heard: Vec::new(), last: true });
-            drop(counted);
         });
         if started.is_err() {
             self.counters.stacks.add_many("not-started", u64::from(evidence.is_some()));
             return;
         }
-        self.inside.out.push(who);
+        self.inside.out.push((who, now));
         if let (Some(key), Some(domain)) = (evidence, self.domain_mut(who)) {
             domain.awaited = Some(Box::new(Awaited { key, running: Some(running) }));
         }
@@ -288,7 +317,7 @@ impl Reactor {
         if !last {
             return;
         }
-        self.inside.out.retain(|asker| *asker != who);
+        self.inside.out.retain(|(asker, _)| *asker != who);
         let Some(domain) = self.domain_mut(who) else { return };
         domain.awaited = None;
         // Whoever waits for this decides again.
@@ -300,6 +329,13 @@ impl Reactor {
     fn take_in(&mut self, who: Asker, heard: Heard, now: Moment) {
         if heard.by == Source::Stack {
             self.counters.stacks.add(heard.missing.map_or("ok", Missing::as_str));
+        }
+        if heard.missing == Some(Missing::Stuck) {
+            let pid = heard.key.pid;
+            warn!(
+                "what was to read the stack of pid {pid} does not end: nothing more is asked in its container until it does"
+            );
+            self.inside.stuck.push((heard.home, heard.key));
         }
         let at = heard.at(now);
         debug!("pid={}: {} {:?}", heard.key.pid, heard.by.as_str(), heard.word);
@@ -336,9 +372,7 @@ impl Heard {
             Word::Idle(age) => Said::Idle { since: self.ago(age, now) },
             Word::Unknown(why) => Said::Unknown(why),
         };
-        if self.by == Source::Stack {
-            activities.switched(self.key, self.at(now), self.switches);
-        }
+        activities.switched(self.key, self.at(now), self.switches);
         activities.say(self.key, self.at(now), self.by, said, self.text.as_deref());
     }
 
@@ -348,11 +382,15 @@ impl Heard {
     }
 }
 
-struct Counted(Arc<AtomicUsize>);
+/// One round of questions: however it ends, it is told that there is no more.
+struct Round {
+    who: Asker,
+    reply: Reply,
+}
 
-impl Drop for Counted {
+impl Drop for Round {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.reply.give(Answer::Heard { asker: self.who, heard: Vec::new(), last: true });
     }
 }
 
@@ -367,8 +405,12 @@ fn hear_all(
     tell: &mut dyn FnMut(Vec<Heard>),
 ) {
     let mut buffer = Buffer::new();
+    let mut stuck = Vec::new();
     for wish in wishes.iter().filter(|wish| wish.stack == Want::Evidence) {
-        let heard = hear_stack(roots, tool, wish.key, &mut buffer);
+        let heard = Heard { home: wish.home, ..hear_stack(roots, tool, wish.key, &mut buffer) };
+        if heard.missing == Some(Missing::Stuck) {
+            stuck.push(wish.home);
+        }
         let words = heard.stack.as_ref().and_then(|stack| stack.running.clone());
         // Nobody may be waiting.
         let _ = running.send(words.unwrap_or_default());
@@ -380,20 +422,30 @@ fn hear_all(
         let heard = wish.page.then(|| hear_page(roots, dir, wish.key, &mut buffer));
         let is_known = heard.as_ref().is_some_and(Heard::is_known);
         if wish.stack == Want::WithoutPage && !is_known {
-            without.push(wish.key);
+            without.push(wish);
         }
         pages.extend(heard);
     }
     tell(pages);
-    for key in without.into_iter().take(STACKS_MAX) {
-        tell(vec![hear_stack(roots, tool, key, &mut buffer)]);
+    for wish in without.into_iter().take(STACKS_MAX) {
+        if stuck.contains(&wish.home) {
+            continue;
+        }
+        let heard = Heard { home: wish.home, ..hear_stack(roots, tool, wish.key, &mut buffer) };
+        if heard.missing == Some(Missing::Stuck) {
+            stuck.push(wish.home);
+        }
+        tell(vec![heard]);
     }
 }
 
 /// What the page says that a tracer stamps in this process.
 pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -> Heard {
     let mut room = [0; PAGE];
+    let before = procs::read_switches(roots, key.pid, buffer);
     let read = page::read(roots, dir, key, buffer, &mut room);
+    let after = procs::read_switches(roots, key.pid, buffer);
+    let switches = before.filter(|_| before == after);
     let (word, text) = match &read {
         Ok(page) => {
             let activity = &page.activity;
@@ -409,7 +461,8 @@ pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -
         Err(why) => (Word::Unknown(*why), None),
     };
     let (at, by) = (Instant::now(), Source::Tracer);
-    Heard { key, at, by, word, text, stack: None, switches: None, missing: None }
+    let (stack, missing, home) = (None, None, None);
+    Heard { key, at, by, word, text, stack, switches, missing, home }
 }
 
 /// What its stack says, as `nbguard stack` reads it.
@@ -428,12 +481,13 @@ pub fn hear_stack(roots: &Roots, tool: &Path, key: ProcKey, buffer: &mut Buffer)
                 State::Unknown => Word::Unknown(Why::Absent),
             };
             let text = stack.function.as_deref().map(Box::from);
-            Heard { key, at, by, word, text, stack: Some(Box::new(stack)), switches, missing: None }
+            let stack = Some(Box::new(stack));
+            Heard { key, at, by, word, text, stack, switches, missing: None, home: None }
         }
         Err(missing) => {
             let word = Word::Unknown(missing.why());
             let missing = Some(missing);
-            Heard { key, at, by, word, text: None, stack: None, switches, missing }
+            Heard { key, at, by, word, text: None, stack: None, switches, missing, home: None }
         }
     }
 }

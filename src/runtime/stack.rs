@@ -1,12 +1,14 @@
 //! Asks `nbguard stack` what a process is running: a child with a time of its own, since what it
 //! needs (py-spy, the tables of PHP) is too heavy for the daemon, and what it reads may make it
 //! hang. Whatever it does costs its time and nothing else: its output is bounded, and it ends with
-//! all that it started. Waits, so never in the loop.
+//! all that it started. Waits, so never in the loop. One that even SIGKILL does not end, since what
+//! it reads is a filesystem that does not answer, is left behind, and reaped when it has ended.
 
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -21,6 +23,13 @@ use crate::sys;
 
 /// The longest that one answer may take, the start of the program with it.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one that was killed may take to be gone, on a host that is short of everything.
+const REAP_TIME: Duration = Duration::from_secs(1);
+/// The pause between two looks whether it is: the longest.
+const REAP_PAUSE: Duration = Duration::from_millis(50);
+/// What it may map: 40 MiB are enough for a PHP, 192 MiB for a Python, 128 MiB are not (measured
+/// with prlimit). What a process has mapped under an interpreter's name may be as long as it likes.
+const ROOM_MAX: u64 = 1 << 30;
 /// Where its programs are found if the daemon itself was told nothing.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -36,15 +45,18 @@ pub enum Missing {
     TooLong,
     /// Something else than a stack of this process.
     Malformed,
+    /// It does not die.
+    Stuck,
 }
 
 impl Missing {
-    pub const ALL: [Missing; 5] = [
+    pub const ALL: [Missing; 6] = [
         Missing::NotStarted,
         Missing::Failed,
         Missing::TimedOut,
         Missing::TooLong,
         Missing::Malformed,
+        Missing::Stuck,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -54,6 +66,7 @@ impl Missing {
             Missing::TimedOut => "timed-out",
             Missing::TooLong => "too-long",
             Missing::Malformed => "malformed",
+            Missing::Stuck => "stuck",
         }
     }
 
@@ -62,7 +75,7 @@ impl Missing {
         match self {
             Missing::NotStarted => Why::NotRead,
             Missing::Failed => Why::Failed,
-            Missing::TimedOut => Why::TimedOut,
+            Missing::TimedOut | Missing::Stuck => Why::TimedOut,
             Missing::TooLong | Missing::Malformed => Why::Malformed,
         }
     }
@@ -85,6 +98,7 @@ pub fn ask(tool: &Path, key: ProcKey, patience: Duration) -> Result<Stack, Missi
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     sys::spawn::apart(&mut command);
+    sys::spawn::within(&mut command, ROOM_MAX);
     let mut child = command.spawn().map_err(|_| Missing::NotStarted)?;
     let said = listen(&mut child, until);
     // Until it is reaped its number is its own, also as that of its group.
@@ -92,7 +106,7 @@ pub fn ask(tool: &Path, key: ProcKey, patience: Duration) -> Result<Stack, Missi
         // ESRCH: nobody is left.
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
-    let status = child.wait().map_err(|_| Missing::Failed)?;
+    let status = reap(child, key)?;
     let text = said?;
     if text.is_empty() && !status.success() {
         return Err(Missing::Failed);
@@ -101,6 +115,39 @@ pub fn ask(tool: &Path, key: ProcKey, patience: Duration) -> Result<Stack, Missi
         true => Missing::Malformed,
         false => Missing::Failed,
     })
+}
+
+/// Those that did not end, and whose stack each was to read.
+static STUCK: Mutex<Vec<(ProcKey, Child)>> = Mutex::new(Vec::new());
+
+fn stuck() -> MutexGuard<'static, Vec<(ProcKey, Child)>> {
+    STUCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether one that was to read this process's stack still has not ended. Reaps those that have.
+pub fn is_stuck(key: ProcKey) -> bool {
+    let mut stuck = stuck();
+    stuck.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+    stuck.iter().any(|(of, _)| *of == key)
+}
+
+/// What a child that was killed leaves.
+fn reap(mut child: Child, key: ProcKey) -> Result<ExitStatus, Missing> {
+    let until = Instant::now() + REAP_TIME;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) if Instant::now() < until => {}
+            Ok(None) => {
+                stuck().push((key, child));
+                return Err(Missing::Stuck);
+            }
+            Err(_) => return Err(Missing::Failed),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(REAP_PAUSE);
+    }
 }
 
 /// Everything that it says until it closes its output.

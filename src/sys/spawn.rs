@@ -32,6 +32,22 @@ pub fn apart(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// The child may map no more than so many bytes, and leaves no core.
+pub fn within(command: &mut Command, bytes: u64) {
+    let limit = move || {
+        for (what, most) in [(libc::RLIMIT_AS, bytes), (libc::RLIMIT_CORE, 0)] {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: setrlimit reads the one value whose address it is given.
+            if unsafe { libc::setrlimit(what, &raw const limit) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: as in `apart`: setrlimit is one system call and allocates nothing.
+    unsafe { command.pre_exec(limit) };
+}
+
 /// `OOMScoreAdjust=-900` is for the guard, not for what it starts.
 fn ordinary_oom_score() -> io::Result<()> {
     // SAFETY: the path is a literal that ends with NUL; the buffer is one byte of a literal, and
@@ -51,6 +67,17 @@ fn ordinary_oom_score() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_maps_no_more_than_it_may() {
+        let ulimits = |bytes| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "ulimit -v; ulimit -c"]);
+            within(&mut command, bytes);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!(ulimits(256 << 20), "262144\n0\n");
+    }
 
     #[test]
     fn a_child_leads_a_session_and_blocks_nothing() {

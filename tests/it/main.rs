@@ -26,6 +26,7 @@ mod docs;
 mod evidence;
 mod footprint;
 mod ground;
+mod hangs;
 mod http;
 mod kernels;
 mod layers;
