@@ -1,8 +1,11 @@
 //! Who is at work and who is not, over several looks: what a tracer's page or a stack from outside
 //! said of a process, and what its CPU time says of the time since. Pure: no files, no clock.
 //!
-//! What a page said of a process holds for as long as it has used no CPU time since; what a stack
-//! said, for as long as its main thread has not run: a kernel or a worker that waits for its next
+//! What a page said of a process holds for as long as it has used no CPU time since and its main
+//! thread has not run, and it reaches back no further than the kernel's figures allow: of one that
+//! ran between two looks it says nothing about the time before the later, unless it says itself
+//! that it was at work in between. What a stack said holds for as long as its main thread has not
+//! run: a kernel or a worker that waits for its next
 //! cell or request sleeps in one call, however often its other threads wake (ipykernel: 0 context
 //! switches in 12 s, and 17 for `1 + 1`, measured). Once it has, it is unknown until somebody looks
 //! again, and unknown is never idle. CPU time alone speaks only for what runs no interpreter: a
@@ -104,6 +107,11 @@ struct Entry {
     moved: Moment,
     /// The latest look at which it had used any at all.
     ran: Moment,
+    /// The latest two looks between which it had run, by either figure: it did at some moment
+    /// after the first, at the latest at the second.
+    stirred: Option<(Moment, Moment)>,
+    /// When the switches were read last.
+    switches_at: Moment,
     said: Option<(Moment, Source, Said)>,
     text: Option<Box<str>>,
     turn: u32,
@@ -146,7 +154,7 @@ impl Activities {
     /// Whether what is known of a process hangs on its main thread not having run.
     pub fn hangs_on_switches(&self, key: ProcKey) -> bool {
         let said = self.entry(key).and_then(|entry| entry.said);
-        matches!(said, Some((_, Source::Stack, Said::Idle { .. })))
+        matches!(said, Some((_, _, Said::Idle { .. })))
     }
 
     /// Takes in what a page or a stack says. What nobody has looked at is not remembered.
@@ -261,6 +269,8 @@ impl Entry {
             switches: None,
             moved: now,
             ran: now,
+            stirred: None,
+            switches_at: now,
             said: None,
             text: None,
             turn,
@@ -284,13 +294,26 @@ impl Entry {
         }
         if ticks != self.ticks {
             self.ran = now;
+            self.stirred = Some((self.at, now));
         }
         (self.ticks, self.at) = (ticks, now);
     }
 
     fn switched(&mut self, now: Moment, switches: Option<u64>) {
         if switches.is_none() || switches != self.switches {
+            if self.switches.is_some() {
+                self.stirred = Some((self.switches_at, now));
+            }
             (self.switches, self.moved) = (switches, now);
+        }
+        self.switches_at = now;
+    }
+
+    /// Since when it can have been idle that says it is so since then.
+    fn allowed(&self, since: Moment) -> Moment {
+        match self.stirred {
+            Some((from, to)) if since < from => to,
+            _ => since,
         }
     }
 
@@ -305,10 +328,12 @@ impl Entry {
         match said {
             Said::Busy { since } => Activity::Busy { since, by },
             // It may be in its next request or cell by now.
-            Said::Idle { since } if by == Source::Tracer => match still > at {
-                true => Activity::Unknown(Why::NotRead),
-                false => Activity::Idle { since, by },
-            },
+            Said::Idle { since } if by == Source::Tracer => {
+                match self.switches.is_none() || still > at || self.moved > at {
+                    true => Activity::Unknown(Why::NotRead),
+                    false => Activity::Idle { since: self.allowed(since), by },
+                }
+            }
             // A stack knows only that it was idle when it was taken; but a main thread that has
             // not run since an earlier look was in that same wait then.
             Said::Idle { since } => match self.switches.is_none() || self.moved.max(self.calm) > at
@@ -357,6 +382,9 @@ mod tests {
     }
 
     fn say(activities: &mut Activities, second: u64, by: Source, said: Said) {
+        if by == Source::Tracer {
+            activities.switched(key(20), at(second), Some(7));
+        }
         activities.say(key(20), at(second), by, said, Some("merge"));
     }
 
@@ -403,6 +431,47 @@ mod tests {
         look(&mut activities, 101, 90);
         assert_eq!(activities.of(key(20), Nature::Kernel), NOT_READ);
         assert_eq!(activities.of(key(20), Nature::Plain), NOT_READ, "it was at work a moment ago");
+    }
+
+    /// Looks with ticks and switches; then the page says that it is idle since this second.
+    #[test]
+    fn a_page_claims_no_more_than_the_kernels_figures_allow() {
+        for (seen, claimed, expected) in [
+            // It ran between 50 and 60: idle since 42 it cannot be, and since 55 it can.
+            (&[(0, 50, 7), (50, 50, 7), (60, 51, 7)][..], 42, 60),
+            (&[(0, 50, 7), (50, 50, 7), (60, 50, 8)], 42, 60),
+            (&[(0, 50, 7), (50, 50, 7), (60, 50, 8)], 55, 55),
+            (&[(0, 50, 7), (50, 50, 7), (60, 50, 8)], 50, 50),
+            (&[(0, 50, 7), (50, 50, 7), (60, 50, 7)], 42, 42),
+            // What was before the first look nobody has seen.
+            (&[(50, 50, 7), (60, 50, 7)], 42, 42),
+            (&[(0, 50, 7), (30, 50, 9), (60, 50, 9)], 0, 0),
+            (&[(10, 50, 7), (30, 50, 9), (60, 50, 9)], 0, 30),
+        ] {
+            let mut activities = Activities::default();
+            for (second, ticks, switches) in seen {
+                look(&mut activities, *second, *ticks);
+                activities.switched(key(20), at(*second), Some(*switches));
+            }
+            let (last, _, switches) = *seen.last().unwrap();
+            let said = Said::Idle { since: at(claimed) };
+            activities.say(key(20), at(last), Source::Tracer, said, None);
+            assert_eq!(
+                activities.of(key(20), Nature::Php),
+                idle(expected, Source::Tracer),
+                "{seen:?} {claimed}"
+            );
+            // It holds until the main thread runs, or nobody knows whether it has.
+            assert!(activities.hangs_on_switches(key(20)));
+            look(&mut activities, 90, seen.last().unwrap().1);
+            for (switches, is_idle) in
+                [(Some(switches), true), (Some(switches + 1), false), (None, false)]
+            {
+                activities.switched(key(20), at(90), switches);
+                let known = activities.of(key(20), Nature::Php).idle_for(at(90)).is_some();
+                assert_eq!(known, is_idle, "{switches:?}");
+            }
+        }
     }
 
     /// Its next request may be short.
@@ -551,16 +620,19 @@ mod tests {
                 now += wait;
                 ticks += run;
                 look(&mut activities, now, ticks);
-                ran_since |= run > wait / 20 + 1;
+                // Whoever uses CPU time has left the CPU as well.
+                activities.switched(key(20), at(now), Some(ticks));
+                ran_since |= run > 0;
+
                 match what {
-                    0 => say(&mut activities, now, Source::Stack, Said::Busy { since: None }),
-                    1 => say(&mut activities, now, Source::Stack, Said::Unknown(Why::Denied)),
+                    0 => activities.say(key(20), at(now), Source::Stack, Said::Busy { since: None }, None),
+                    1 => activities.say(key(20), at(now), Source::Stack, Said::Unknown(Why::Denied), None),
                     2 => {
-                        say(&mut activities, now, Source::Stack, Said::Idle { since: at(now) });
+                        activities.say(key(20), at(now), Source::Stack, Said::Idle { since: at(now) }, None);
                         ran_since = false;
                     }
                     3 => {
-                        say(&mut activities, now, Source::Tracer, Said::Idle { since: at(now) });
+                        activities.say(key(20), at(now), Source::Tracer, Said::Idle { since: at(now) }, None);
                         ran_since = false;
                     }
                     _ => {}
