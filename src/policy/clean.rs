@@ -291,8 +291,9 @@ impl Cleaning {
         for (at, app) in self.apps.apps().iter().enumerate() {
             let root = &forest.workloads()[app.first as usize];
             let name = inside.ids.application(root.root).filter(|_| !root.denied);
-            let matches = |name| settings.important.iter().any(|glob| glob.matches_path(name));
-            let named = name.is_some_and(matches);
+            // Each container names its own, also where the host is short: a name is its processes' word.
+            let globs = (inside.settings)(app.container).map_or(&[][..], |own| &own.important);
+            let named = name.is_some_and(|name| globs.iter().any(|glob| glob.matches_path(name)));
             self.are_important.push(named);
             let counts = named || !matches!(listed(root, case, inside), Some(Listed::Deny(_)));
             if !counts || root.denied || self.whole.is_over(app, settings) != Some(true) {

@@ -48,6 +48,8 @@ struct Bench {
     spent: bool,
     late: bool,
     protected: Vec<u32>,
+    /// Of the container with number 1.
+    elsewhere: Option<Settings>,
 }
 
 impl Bench {
@@ -65,6 +67,7 @@ impl Bench {
             spent: false,
             late: false,
             protected: Vec::new(),
+            elsewhere: None,
         }
     }
 
@@ -105,13 +108,14 @@ impl Bench {
                 Busy => Said::Busy { since: None },
                 Nothing => continue,
             };
+            self.activities.switched(key(*pid), at(NOW), Some(7));
             self.activities.say(key(*pid), at(NOW), Source::Tracer, said, None);
         }
         self
     }
 
     fn decide(&mut self) -> Verdict {
-        let Bench { world, settings, activities, screen, protected, .. } = self;
+        let Bench { world, settings, activities, screen, protected, elsewhere, .. } = self;
         world.build().group_of_sums();
         let kept = |proc: &Proc| is_kept(proc, settings);
         world.forest.deny(&world.procs, &world.ids, |proc| is_denied(proc, settings), kept);
@@ -129,7 +133,10 @@ impl Bench {
             true => Gate::Passed { by: By::Usage, measure },
             false => Gate::Held { reason: HoldReason::Relieved, measure },
         };
-        let of_container = |_| Some(&*settings);
+        let of_container = |number: u16| match (number, &*elsewhere) {
+            (1, Some(other)) => Some(other),
+            _ => Some(&*settings),
+        };
         let inside = Inside {
             ids: &world.ids,
             activities,
@@ -314,6 +321,39 @@ fn the_important_one_is_the_named_one_else_the_largest_over_the_ratio() {
         bench.looked(&[(51, Busy), (52, Busy), (53, Busy), (20, Busy)]);
         bench.decide();
         assert_eq!(bench.important().as_deref(), Some(expected), "{named:?}");
+    }
+}
+
+/// A name is its processes' own word: what one container calls important is nothing in another.
+#[test]
+fn in_a_host_episode_each_container_names_its_own() {
+    let names = || vec![Glob::new("script:/job.php").unwrap()];
+    // Who names it, what the two hold, and whose is the important one.
+    for (here, there, held, expected) in [
+        (false, false, (300, 200), 0),
+        (false, true, (300, 200), 1),
+        (true, false, (200, 300), 0),
+        (true, true, (200, 300), 1),
+    ] {
+        let mut bench = Bench::new();
+        for (pid, held) in [(70, held.0), (71, held.1)] {
+            bench.world.php(pid, INIT, PhpRole::Script, "script:/job.php").holds(pid, mib(held));
+        }
+        bench.world.proc(71).container = 1;
+        let settings = |named| Settings {
+            important: if named { names() } else { Vec::new() },
+            ..bench.settings.clone()
+        };
+        (bench.settings, bench.elsewhere) = (settings(here), Some(settings(there)));
+        bench.rest = 900;
+        bench.looked(&[(70, Busy), (71, Busy)]);
+        bench.decide();
+        let important = bench.screen.cleaning().important().map(|app| app.container);
+        assert_eq!(important, Some(expected), "{here} {there}");
+        for (pid, named) in [(70, here), (71, there)] {
+            let is = bench.exclusion(pid) == Some("important");
+            assert_eq!(is, named || u16::from(pid == 71) == expected, "{pid} {here} {there}");
+        }
     }
 }
 
