@@ -356,7 +356,7 @@ def part_jupyter():
 
 
 # What the PHP extension is built with and tested on: Debian 12's. Other releases have another PHP.
-PHP = ["php8.2-cli", "php8.2-fpm", "php8.2-dev", "php8.2-mbstring", "php8.2-xdebug", "libclang-dev", "libfcgi-bin"]
+PHP = ["php8.2-cli", "php8.2-fpm", "libapache2-mod-php8.2", "php8.2-dev", "php8.2-mbstring", "php8.2-xdebug", "libclang-dev", "libfcgi-bin"]
 
 
 def part_php():

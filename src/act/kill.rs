@@ -287,7 +287,7 @@ impl Job {
 
     /// Whether those that belong to it are asked to finish: nobody is looked for then.
     pub fn asks(&self) -> bool {
-        self.signal == libc::SIGQUIT
+        [libc::SIGQUIT, libc::SIGUSR1].contains(&self.signal)
     }
 
     pub fn rung(&self) -> u8 {

@@ -45,6 +45,15 @@ pub const KILL_DEADLINE: Duration = Duration::from_secs(10);
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 /// Asked to finish, then ended.
 pub const GENTLE_RUNGS: u8 = 2;
+/// What one has for that which is known to have nothing to finish: it waits for a request and goes
+/// at once. Where memory is short it takes 1.2 to 2 s all the same, since it is throttled, and
+/// holds up everybody for as long; that time has no other use.
+pub const IDLE_GRACE: Duration = Duration::from_millis(250);
+/// While all are being cleared: questions in a row without an end between them. A round asks for
+/// four stacks; whoever is not known after so many stays.
+pub const CLEARING_ASKS: u8 = 32;
+/// How long one of them may take. Nobody waits for it: memory is back.
+pub const CLEARING_PATIENCE: Duration = Duration::from_secs(2);
 /// After a dry-run verdict the same container is not reported again for this long, doubling.
 pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(60);
 pub const DRY_RUN_PAUSE_LONGEST: Duration = Duration::from_secs(960);
@@ -158,15 +167,23 @@ pub struct Looked {
     pub rose: bool,
 }
 
+/// How somebody ends who is not essential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// By the ladder of the settings.
+    Plain,
+    /// It gets to finish its request: a ladder of two rungs whatever the settings say.
+    Gentle,
+    /// The same, and it is known to have none.
+    GentleIdle,
+}
+
 /// What ranking came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     Kill,
-    /// Somebody who is not essential, and who may not be the last one. `gently`: it gets to finish
-    /// its request, by a ladder of two rungs whatever the settings say.
-    Clear {
-        gently: bool,
-    },
+    /// Somebody who is not essential, and who may not be the last one.
+    Clear(Manner),
     /// The helper has to read something first.
     Ask,
     /// Another kill is in flight on this host: look again when it is over.
@@ -352,6 +369,8 @@ pub struct Machine {
     reached: Level,
     /// One has ended under `clear = "all"`: the others follow.
     clearing: bool,
+    /// Questions since the last end.
+    asks: u8,
 }
 
 impl Machine {
@@ -368,6 +387,7 @@ impl Machine {
             hold_told: false,
             reached: Level::Low,
             clearing: false,
+            asks: 0,
         }
     }
 
@@ -468,8 +488,10 @@ impl Machine {
             Input::Decided(decision) => self.on_decided(now, decision, out),
             Input::Answered => {
                 // What was asked for took its time: look afresh before anything is decided on it.
-                if let State::Deciding { asked: true, .. } = self.state {
-                    out.push(Effect::Look);
+                match self.state {
+                    State::Deciding { asked: true, .. } => out.push(Effect::Look),
+                    State::Cooling { .. } if self.clearing => out.push(Effect::Look),
+                    _ => {}
                 }
             }
             Input::Dead { trackers_left } => self.on_dead(now, trackers_left, out),
@@ -681,12 +703,12 @@ impl Machine {
     }
 
     fn on_decided(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
-        let ends = matches!(decision, Decision::Kill | Decision::Clear { .. });
+        let ends = matches!(decision, Decision::Kill | Decision::Clear(_));
         if let (State::Cooling { .. }, false) = (self.state, ends) {
             return self.on_none_left(now, decision, out);
         }
         match decision {
-            Decision::Kill | Decision::Clear { .. } if self.traits.dry_run => {
+            Decision::Kill | Decision::Clear(_) if self.traits.dry_run => {
                 let lifted = self.leave_lifted(out);
                 if lifted || self.is_watching() {
                     out.push(Effect::Open(self.wake));
@@ -695,16 +717,21 @@ impl Machine {
                 self.state = State::Muted { until: now.plus(self.dry_run_pause) };
                 self.dry_run_pause = (self.dry_run_pause * 2).min(DRY_RUN_PAUSE_LONGEST);
             }
-            Decision::Kill | Decision::Clear { .. } => {
+            Decision::Kill | Decision::Clear(_) => {
                 let lifted = self.leave_lifted(out);
                 let follows = matches!(self.state, State::Cooling { .. });
                 if lifted || follows || self.is_watching() {
                     out.push(Effect::Open(self.wake));
                 }
                 self.clearing = self.traits.clears_all && decision != Decision::Kill;
-                let gently = decision == Decision::Clear { gently: true };
-                let rungs = if gently { GENTLE_RUNGS } else { self.traits.rungs };
-                let rung_until = (rungs > 1).then(|| now.plus(self.traits.grace));
+                self.asks = 0;
+                let grace = self.traits.grace;
+                let (rungs, grace) = match decision {
+                    Decision::Clear(Manner::Gentle) => (GENTLE_RUNGS, grace),
+                    Decision::Clear(Manner::GentleIdle) => (GENTLE_RUNGS, grace.min(IDLE_GRACE)),
+                    _ => (self.traits.rungs, grace),
+                };
+                let rung_until = (rungs > 1).then(|| now.plus(grace));
                 self.state = State::Killing {
                     since: now,
                     rung: 0,
@@ -754,8 +781,17 @@ impl Machine {
     /// A decision after an end whose answer is not one more.
     fn on_none_left(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
         match decision {
-            // Decided on what is known: memory is back, and nobody waits for this.
+            // Memory is back: there is time to ask everybody, a few at once.
+            Decision::Ask if self.asks < CLEARING_ASKS => {
+                self.asks += 1;
+                self.state = State::Cooling { until: now.plus(CLEARING_PATIENCE) };
+                out.push(Effect::Ask);
+            }
             Decision::Ask => out.push(Effect::Rank { last: true, gate_passed: false }),
+            Decision::Reading if self.asks < CLEARING_ASKS => {
+                self.asks += 1;
+                self.state = State::Cooling { until: now.plus(CLEARING_PATIENCE) };
+            }
             Decision::Busy => self.state = State::Cooling { until: now.plus(WINDOW) },
             _ => self.clearing = false,
         }

@@ -11,7 +11,8 @@ use crate::facts::Proc;
 use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey};
 use crate::policy::clean;
-use crate::policy::decide::{By, Gate, Kill, Measure, Scale, Verdict};
+use crate::policy::decide::{By, Gate, Kill, KillWhy, Measure, Scale, Verdict};
+use crate::policy::episode::Manner;
 use crate::policy::identity::{Identities, PhpRole};
 use crate::policy::rank::{Purpose, status_budget};
 use crate::policy::telling::Told;
@@ -36,11 +37,16 @@ pub(super) fn settings_at<'a>(
     watches.get(slot as usize)?.as_ref().map(|watch| &*watch.settings)
 }
 
-/// Whether this one is asked to finish its request first: a worker of php-fpm does on SIGQUIT, and
-/// its master starts another in its place.
-pub(super) fn is_gentle(kill: &Kill, ids: &Identities) -> bool {
+/// The signal by which this one is asked to finish its request first: a worker of php-fpm does on
+/// SIGQUIT, a child of an Apache's prefork on SIGUSR1, and what started it starts another in its
+/// place. (One that asks the time meanwhile is woken early, as by any signal: `usleep`.)
+pub(super) fn asks_by(kill: &Kill, ids: &Identities) -> Option<i32> {
     let php = ids.get(kill.root).and_then(|identity| identity.claim.php());
-    kill.why.is_cleaners() && php.is_some_and(|php| php.role == PhpRole::Worker)
+    match php.filter(|_| kill.why.is_cleaners())?.role {
+        PhpRole::Worker => Some(libc::SIGQUIT),
+        PhpRole::Apache => Some(libc::SIGUSR1),
+        PhpRole::Master | PhpRole::Script => None,
+    }
 }
 
 impl Reactor {
@@ -80,12 +86,20 @@ impl Reactor {
         if self.cleans(who) { budget.max(all.min(STATUS_ROOM)) } else { budget }
     }
 
-    /// Whether the one who was chosen gets to finish.
-    pub(super) fn ends_gently(&self, who: Asker) -> bool {
-        let domain = self.domain(who);
-        match (&self.scratch.verdict, domain) {
-            (Some(Verdict::Kill(kill)), Some(domain)) => is_gentle(kill, &domain.identities),
-            _ => false,
+    /// By which signal the one who was chosen gets to finish, if it does.
+    pub(super) fn asked_by(&self, who: Asker) -> Option<i32> {
+        let Some(Verdict::Kill(kill)) = &self.scratch.verdict else { return None };
+        asks_by(kill, &self.domain(who)?.identities)
+    }
+
+    /// How the one ends who was chosen. Who is on the list may be at work.
+    pub(super) fn manner(&self, who: Asker) -> Manner {
+        let idle = |kill: &Kill| kill.why == KillWhy::Idle;
+        match &self.scratch.verdict {
+            Some(Verdict::Kill(_)) if self.asked_by(who).is_none() => Manner::Plain,
+            Some(Verdict::Kill(kill)) if idle(kill) => Manner::GentleIdle,
+            Some(Verdict::Kill(_)) => Manner::Gentle,
+            _ => Manner::Plain,
         }
     }
 

@@ -365,7 +365,7 @@ impl Reactor {
         self.scratch.verdict = verdict;
         match verdict {
             Some(Verdict::Kill(kill)) if kill.why.is_cleaners() => {
-                Decision::Clear { gently: self.ends_gently(who) }
+                Decision::Clear(self.manner(who))
             }
             Some(Verdict::Kill(_)) => Decision::Kill,
             Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,
@@ -580,7 +580,7 @@ impl Reactor {
         let Scratch { forest, procs, targets, .. } = scratch;
         let Some(workload) = forest.workloads().get(kill.workload as usize) else { return false };
         targets.clear();
-        let gently = clean::is_gentle(kill, &domain.identities);
+        let gently = clean::asks_by(kill, &domain.identities).is_some();
         let mut unread = 0;
         for member in forest.members(workload) {
             let proc = &procs[member.index as usize];

@@ -134,8 +134,8 @@ impl Reactor {
         };
         if rung > 0 {
             let serial = self.serial(who)?;
-            let gently = self.endings.get(serial)?.gently;
-            let signal = if gently { libc::SIGKILL } else { signal };
+            let asked = self.endings.get(serial)?.asked_by.is_some();
+            let signal = if asked { libc::SIGKILL } else { signal };
             if let Some(why) = self.forbidden_since(who, serial) {
                 let draft = self.domain_mut(who)?.episode.as_mut()?.draft.as_mut();
                 if let Some(incident) = draft {
@@ -155,9 +155,9 @@ impl Reactor {
             return Some(Input::Decided(Decision::HoldForNow));
         }
         let before = self.held_then(who);
-        let gently = self.ends_gently(who);
-        let signal = if gently { libc::SIGQUIT } else { signal };
-        let (serial, signalled) = self.signal_tree(who, signal, gently)?;
+        let asked_by = self.asked_by(who);
+        let signal = asked_by.unwrap_or(signal);
+        let (serial, signalled) = self.signal_tree(who, signal, asked_by)?;
         let episode = self.domain(who)?.episode_id()?;
         self.note_cleaned(who, episode);
         let draft = self.draft(who);

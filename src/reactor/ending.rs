@@ -36,8 +36,8 @@ pub(super) struct Ending {
     pub who: Asker,
     pub job: Job,
     pub set: KillSet,
-    /// A worker of php-fpm that gets to finish its request: SIGQUIT, then SIGKILL.
-    pub gently: bool,
+    /// One that gets to finish its request: this signal, then SIGKILL.
+    pub asked_by: Option<i32>,
     /// The container of the tree. Sweeps and the freezer reach no other, whatever other domains
     /// have scanned in the meantime.
     home: Option<WatchId>,
@@ -82,7 +82,7 @@ impl Endings {
             who: None,
             job: Job::with_room(ROOM),
             set: KillSet::default(),
-            gently: false,
+            asked_by: None,
             home: None,
             clean: 0,
             told: false,
@@ -171,7 +171,7 @@ impl Reactor {
         &mut self,
         who: Asker,
         signal: i32,
-        gently: bool,
+        asked_by: Option<i32>,
     ) -> Option<(u32, Moment)> {
         if !self.fill_targets(who) {
             return None;
@@ -187,7 +187,7 @@ impl Reactor {
         ending.clean = 0;
         ending.told = false;
         ending.frozen = None;
-        ending.gently = gently;
+        ending.asked_by = asked_by;
         ending.job.begin(now, signal);
         let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         let domain = domain_of(who, watches, host);

@@ -518,9 +518,12 @@ impl Reactor {
         };
         let rungs = usize::from(ending.job.rung()) + 1;
         let words = |word: &str| word.to_owned();
-        victim.signals = match ending.gently {
-            true => ["QUIT", "KILL"].into_iter().take(rungs).map(words).collect(),
-            false => settings.signals.iter().take(rungs).map(|s| words(s.word())).collect(),
+        victim.signals = match ending.asked_by {
+            Some(signal) => {
+                let first = if signal == libc::SIGUSR1 { "USR1" } else { "QUIT" };
+                [first, "KILL"].into_iter().take(rungs).map(words).collect()
+            }
+            None => settings.signals.iter().take(rungs).map(|s| words(s.word())).collect(),
         };
         victim.signalled = ending.job.signalled();
         victim.trackers_spared = ending.job.trackers();

@@ -668,8 +668,8 @@ fn no_state_is_left_without_a_way_out() {
         Input::Looked(OVER),
         Input::Looked(Looked { critical: true, ..OVER }),
         Input::Decided(Decision::Kill),
-        Input::Decided(Decision::Clear { gently: false }),
-        Input::Decided(Decision::Clear { gently: true }),
+        Input::Decided(Decision::Clear(Manner::Plain)),
+        Input::Decided(Decision::Clear(Manner::Gentle)),
         Input::Decided(Decision::Ask),
         Input::Decided(Decision::Hold),
         Input::Decided(Decision::HoldForNow),
@@ -734,7 +734,7 @@ fn a_silenced_domain_is_not_left_throttled_at_the_last_call() {
 }
 
 const CLEARS: Traits = Traits { clears_all: true, ..TRAITS };
-const CLEAR: Input = Input::Decided(Decision::Clear { gently: false });
+const CLEAR: Input = Input::Decided(Decision::Clear(Manner::Plain));
 
 #[test]
 fn nobody_follows_by_rules_that_a_reload_took_away() {
@@ -793,9 +793,19 @@ fn enough_ends_when_memory_is_back_and_all_goes_on_until_nobody_is_left() {
     assert_eq!(b.give(CLEAR), [Effect::Open(Wake::High), Effect::Kill { rung: 0 }]);
     b.give(Input::Dead { trackers_left: false });
     assert_eq!(b.look(CALM), [next]);
-    // What is not known is not waited for, and another container's kill is.
+    // There is time to ask all of them, a few at once; whoever does not answer holds up nobody.
+    for _ in 1..CLEARING_ASKS {
+        assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
+        assert_eq!(b.give(Input::Answered), [Effect::Look]);
+        assert_eq!(b.look(CALM), [next]);
+    }
+    assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
+    let asked = b.now;
+    assert_eq!(b.timer(), [Effect::Look]);
+    assert_eq!((b.now.since(asked), b.look(CALM)), (CLEARING_PATIENCE, vec![next]));
     let last = Effect::Rank { last: true, gate_passed: false };
-    assert_eq!(b.give(Input::Decided(Decision::Ask)), [last]);
+    assert_eq!(b.give(Input::Decided(Decision::Ask)), [last], "that is enough");
+    // Another container's kill is waited for.
     assert_eq!(b.give(Input::Decided(Decision::Busy)), []);
     assert_eq!(b.timer(), [Effect::Look]);
     assert_eq!(b.look(CALM), [next]);
@@ -819,7 +829,7 @@ fn whoever_ends_gently_has_a_ladder_of_its_own() {
         b.wake(Wake::High);
         b.look(OVER);
         assert_eq!(
-            b.give(Input::Decided(Decision::Clear { gently: true })),
+            b.give(Input::Decided(Decision::Clear(Manner::Gentle))),
             [Effect::Kill { rung: 0 }]
         );
         let asked = b.now;
@@ -834,10 +844,46 @@ fn whoever_ends_gently_has_a_ladder_of_its_own() {
     let mut b = Bench::new(CLEARS);
     b.wake(Wake::High);
     b.look(OVER);
-    b.give(Input::Decided(Decision::Clear { gently: true }));
+    b.give(Input::Decided(Decision::Clear(Manner::Gentle)));
     while !b.timer().contains(&Effect::Look) {}
     assert_eq!(b.look(CALM)[0], Effect::Report(Outcome::Spared));
     assert!(!b.machine.is_clearing());
+}
+
+#[test]
+fn whoever_has_nothing_to_finish_has_a_moment_and_no_more() {
+    for (grace, manner, expected) in [
+        (Duration::from_secs(5), Manner::GentleIdle, IDLE_GRACE),
+        (Duration::from_millis(100), Manner::GentleIdle, Duration::from_millis(100)),
+        (Duration::from_secs(5), Manner::Gentle, Duration::from_secs(5)),
+    ] {
+        let mut b = Bench::new(Traits { grace, ..TRAITS });
+        b.wake(Wake::High);
+        b.look(OVER);
+        b.give(Input::Decided(Decision::Clear(manner)));
+        let asked = b.now;
+        while !b.timer().contains(&Effect::Look) {}
+        let took = b.now.since(asked);
+        assert!(took >= expected && took <= expected + SWEEP_PAUSE, "{took:?} {manner:?}");
+        assert_eq!(b.look(OVER), [Effect::Kill { rung: 1 }]);
+    }
+}
+
+#[test]
+fn an_end_gives_the_next_ones_their_questions_back() {
+    let mut b = Bench::new(CLEARS);
+    b.wake(Wake::High);
+    b.look(OVER);
+    for _ in 0..3 {
+        b.give(CLEAR);
+        b.give(Input::Dead { trackers_left: false });
+        b.look(CALM);
+        for _ in 0..CLEARING_ASKS - 1 {
+            assert_eq!(b.give(Input::Decided(Decision::Ask)), [Effect::Ask]);
+            b.give(Input::Answered);
+            b.look(CALM);
+        }
+    }
 }
 
 #[test]
