@@ -31,7 +31,7 @@ pub const ENDS_MAX: u32 = 32;
 pub const ENDS_SPAN: Duration = Duration::from_secs(60);
 /// What runs containers, or everything in one. A pattern of the deny list does not reach these
 /// where they belong to nothing else. As the kernel cuts names: 15 bytes.
-const NEEDED: [&[u8]; 20] = [
+const NEEDED: [&[u8]; 27] = [
     b"init",
     b"systemd",
     b"systemd-journal",
@@ -43,6 +43,8 @@ const NEEDED: [&[u8]; 20] = [
     b"dumb-init",
     b"catatonit",
     b"s6-svscan",
+    b"s6-supervise",
+    b"runsvdir",
     b"supervisord",
     b"dockerd",
     b"containerd",
@@ -50,6 +52,11 @@ const NEEDED: [&[u8]; 20] = [
     b"runc",
     b"crun",
     b"conmon",
+    b"crio",
+    b"podman",
+    b"kubelet",
+    b"slirp4netns",
+    b"fuse-overlayfs",
     b"nbguardd",
     b"nbguard",
 ];
@@ -402,7 +409,8 @@ fn both(a: Activity, b: Activity) -> Activity {
     }
 }
 
-/// The list that names a workload, by its root's name or its application; `allow` counts first.
+/// The list that names a workload, by its root's name or its application; `allow` counts first,
+/// and for all that would end with the root: a database that a notebook has started.
 fn listed(workload: &Workload, case: &Case<'_>, inside: &Inside<'_>) -> Option<Listed> {
     let settings = (inside.settings)(workload.container)?;
     let comm = case.procs[workload.root_index as usize].comm;
@@ -410,11 +418,14 @@ fn listed(workload: &Workload, case: &Case<'_>, inside: &Inside<'_>) -> Option<L
     let names = |glob: &NameGlob| {
         glob.is_process(comm.bytes()) || app.is_some_and(|app| glob.is_application(app))
     };
-    let place = |globs: &[NameGlob]| {
-        globs.iter().position(names).map(|at| u16::try_from(at).unwrap_or(u16::MAX))
+    let keeps = |glob: &NameGlob| {
+        let mut members = case.forest.members(workload).iter();
+        let member = |index: u32| &case.procs[index as usize];
+        names(glob) || members.any(|m| glob.is_process(member(m.index).comm.bytes()))
     };
-    let deny = || place(&settings.deny).map(Listed::Deny);
-    place(&settings.allow).map(Listed::Allow).or_else(deny)
+    let place = |at: Option<usize>| at.map(|at| u16::try_from(at).unwrap_or(u16::MAX));
+    let deny = || place(settings.deny.iter().position(names)).map(Listed::Deny);
+    place(settings.allow.iter().position(keeps)).map(Listed::Allow).or_else(deny)
 }
 
 #[cfg(test)]

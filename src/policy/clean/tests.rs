@@ -243,6 +243,25 @@ fn what_is_allowed_or_needed_does_not_end_with_a_denied_one_above_it() {
     assert!(bench.world.procs.iter().any(|proc| proc.key.pid == 61));
 }
 
+/// Neither by the list nor for being idle.
+#[test]
+fn what_is_allowed_does_not_end_with_a_notebook_that_started_it() {
+    for (deny, allow, expected) in [
+        (&[][..], &["postgres"][..], Some("allowed")),
+        (&["app:a.ipynb"], &["postgres"], Some("allowed")),
+        (&[], &["postgresql"], None),
+        (&["app:a.ipynb"], &[], None),
+    ] {
+        let mut bench = Bench::new();
+        bench.worker(51, "pool:www", 800).notebook(20, "a.ipynb", 100);
+        bench.world.child(21, 20);
+        bench.called(21, "postgres").deny(deny).settings.allow = names(allow);
+        bench.looked(&[(51, Busy), (20, Idle(0))]);
+        bench.decide();
+        assert_eq!(bench.exclusion(20), expected, "{deny:?} {allow:?}");
+    }
+}
+
 #[test]
 fn exactly_at_the_ratio_is_not_over() {
     // Held by the pool, MiB of 1000; the ratio.
