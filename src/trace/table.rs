@@ -153,6 +153,7 @@ impl Table {
         // Last: who sees the flags sees the rest.
         fence(Ordering::SeqCst);
         self.put(at + AT_FLAGS as i64, &value.flags.to_ne_bytes())?;
+        self.wake(at);
         Ok(Switched { table: self, at, value, is_on: true })
     }
 
@@ -164,6 +165,7 @@ impl Table {
         let before = self.entry(target)?;
         let at = self.offset(target.inner)?;
         self.put(at + AT_FLAGS as i64, &0u32.to_ne_bytes())?;
+        self.wake(at);
         Ok(before.flags != 0 && before.start == target.key.start)
     }
 
@@ -180,6 +182,13 @@ impl Table {
             Ok(_) => Err(self.trouble(Errno::ENOSPC)),
             Err(errno) => Err(self.trouble(errno)),
         }
+    }
+
+    /// A worker in a long request sleeps on its flags beside the interpreter, and looks at them once
+    /// in a second by itself: so whether it could be woken is nobody's trouble.
+    fn wake(&self, at: i64) {
+        let flags = u64::try_from(at).map(|at| at + AT_FLAGS as u64);
+        let _ = flags.map(|flags| crate::sys::futex::wake_in_file(self.fd.as_fd(), flags));
     }
 
     /// The entry, for as long as the descriptor is open. Only who may write the table can lock
@@ -252,7 +261,9 @@ impl Switched {
         if !std::mem::take(&mut self.is_on) {
             return Ok(());
         }
-        self.table.put(self.at + AT_FLAGS as i64, &0u32.to_ne_bytes())
+        self.table.put(self.at + AT_FLAGS as i64, &0u32.to_ne_bytes())?;
+        self.table.wake(self.at);
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ def until(what, seconds=8):
 
 
 class Pool:
-    def __init__(self, binary, so, directory, trace):
+    def __init__(self, binary, so, directory, trace, **more):
         self.socket, self.script = f"{directory}/fpm.sock", f"{directory}/work.php"
         Path(self.script).write_text(SCRIPT)
         config = f"{directory}/fpm.conf"
@@ -48,7 +48,8 @@ class Pool:
             """))
         self.process = subprocess.Popen(
             [binary, "-n", "-R", "-y", config, "-d", "zend_extension=opcache", "-d", f"extension={so}",
-             "-d", f"nbguard.directory={trace}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             "-d", f"nbguard.directory={trace}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | more)
         if not until(lambda: os.path.exists(self.socket)):
             raise RuntimeError(Path(f"{directory}/fpm.log").read_text())
 
@@ -168,6 +169,28 @@ def run(tally, so, directory, trace):
     # with the next worker or the tool.
     held = [file for file in home.glob("*.trace") if not is_free(file)]
     check("the pool ends: what is left is nobody's", not held, held)
+
+    # A defect of the tracer: the worker goes on, and is not traced again.
+    Path(f"{directory}/fpm.sock").unlink(missing_ok=True)
+    pool = Pool(binary, so, directory, trace, NBGUARD_TEST_DEFECT="1")
+    try:
+        pids = {pool.ask().communicate()[0].rpartition(" ")[2] for _ in range(10)}
+        files = [file for file in home.glob("*.trace") if file.name.split("-")[0] in pids]
+        switch = nbtrace.Switch(trace)
+        for pid in pids:
+            switch.on(int(pid), session=5)
+        answers = [pool.ask().communicate()[0] for _ in range(20)]
+        check("a defect: every request is answered", all("done" in answer for answer in answers), answers)
+        served = [page for page in map(nbtrace.page, files) if page.requests > 5]
+        said = [(page.tracing, page.head) for page in served]
+        check("a defect: the page says so, request after request, and nothing is written",
+              said and set(said) == {(4, 0)}, said)
+        Path(pool.script).write_text("<?php phpinfo(INFO_MODULES);")
+        time.sleep(2.5)  # what opcache takes a file to be unchanged for
+        info = pool.ask().communicate()[0]
+        check("a defect: phpinfo() says so", "a defect in the tracer" in info, info[:200])
+    finally:
+        pool.end()
 
 
 def is_free(path):

@@ -23,8 +23,9 @@ const MAGIC: &[u8; 8] = b"nbgtdata";
 const VERSION: u32 = 1;
 /// The longest frame: a record with its number, or a note's words.
 const FRAME_MAX: usize = 1024;
-/// Processes of one file.
-const PROCESSES_MAX: usize = 4096;
+/// Processes of one file: what a frame's number has room for. The writer names no more, and the
+/// reader believes no more.
+const PROCESSES_MAX: usize = 1 << 16;
 
 const PROCESS: u16 = 1;
 const RECORD: u16 = 2;
@@ -34,7 +35,7 @@ const END: u16 = 4;
 /// Writes a trace.
 pub struct Writer<W: Write> {
     out: W,
-    processes: u16,
+    processes: usize,
 }
 
 impl<W: Write> Writer<W> {
@@ -63,8 +64,12 @@ impl<W: Write> Writer<W> {
         payload[8..16].copy_from_slice(&who.start.to_le_bytes());
         payload[16..20].copy_from_slice(&who.runtime_version.to_le_bytes());
         payload[24..32].copy_from_slice(&who.to_unix.to_le_bytes());
-        let process = usize::from(self.processes);
-        self.processes = self.processes.saturating_add(1);
+        if self.processes >= PROCESSES_MAX {
+            let words = format!("a trace holds at most {PROCESSES_MAX} processes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
+        let process = self.processes;
+        self.processes += 1;
         self.frame(PROCESS, process, &payload)
     }
 
@@ -285,6 +290,27 @@ mod tests {
         assert!(read.is_ok(), "{read:?}");
         let lost = "--- 12 records were overwritten before they were read\n";
         assert_eq!(text, format!("f(1, 2) = 3  <5 ns>\n{lost}--- odd\\x0a\n"));
+    }
+
+    #[test]
+    fn as_many_processes_are_read_as_are_written() {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes).unwrap();
+        let who = Who { pid: 7, inner: 2, start: 9, runtime_version: 80236, to_unix: 5 };
+        for _ in 0..PROCESSES_MAX {
+            writer.begin(&who).unwrap();
+        }
+        let last = PROCESSES_MAX - 1;
+        writer.note(last, &Note::Lost(12)).unwrap();
+        assert!(writer.begin(&who).unwrap_err().to_string().contains("65536"));
+        writer.end().unwrap();
+        let (text, read) = shown(&bytes);
+        assert!(read.is_ok() && text.contains("12 records"), "{read:?} {text}");
+        // One more than any writer names.
+        let process = bytes[16..16 + 40].to_vec();
+        bytes.splice(16..16, process);
+        let Err(Defect::Words(words)) = shown(&bytes).1 else { panic!("one too many") };
+        assert!(words.contains("no known kind"), "{words}");
     }
 
     #[test]

@@ -15,21 +15,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use trace_layout::record::NAME_MAX;
 use trace_layout::switch;
+use trace_layout::watch::is_name;
 
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::out::{LINE_MAX, Paint, safe};
 use crate::config::glob::Glob;
 use crate::config::quantity::parse_duration;
 use crate::roots::{Buffer, Roots};
+use crate::trace::php::watch::Watch;
 use session::{Mode, Plan, Sink};
 use show::{Form, Show, Wanted};
 
 /// As the tracer's own default; the source of the idea has 30 s.
 const PERIOD: &str = "5s";
-
-/// The longest name of a watched variable: what a record has room for.
-const WATCH_MAX: usize = trace_layout::record::NAME_MAX;
 
 #[derive(Args, Debug)]
 pub struct TraceArgs {
@@ -77,9 +77,10 @@ pub struct TraceArgs {
     /// Leave parameters and return values away: cheaper, and nothing secret is seen
     #[arg(long)]
     pub no_values: bool,
-    /// Tell whenever this variable has another value: a global one of the script
+    /// Tell whenever this has another value: a global variable of the script, or any field of a
+    /// global of the interpreter, as `NAME=global+offset:type`
     #[arg(long, value_name = "NAME", value_parser = watch)]
-    pub watch: Vec<String>,
+    pub watch: Vec<Watch>,
     /// Only the call stack as it is now, written by the process itself at its next call
     #[arg(long, conflicts_with_all = ["summary", "filter", "failed", "slower", "limit", "read"])]
     pub snapshot: bool,
@@ -107,20 +108,17 @@ fn glob(text: &str) -> Result<Glob, String> {
     Glob::new(text).map_err(str::to_owned)
 }
 
-/// A line for the tracer. What it would pass over in silence is refused here.
-fn watch(text: &str) -> Result<String, String> {
+/// What the tracer would pass over in silence is refused here.
+fn watch(text: &str) -> Result<Watch, String> {
+    if text.contains('=') {
+        return Watch::parse(text);
+    }
     let name = text.strip_prefix('$').unwrap_or(text);
-    let of_a_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii();
     match name {
         "" => Err("an empty name".to_owned()),
-        _ if name.contains('=') => {
-            Err("an address is for `nbguard stack --watch`; here it is a variable".to_owned())
-        }
-        _ if name.len() > WATCH_MAX => Err(format!("longer than {WATCH_MAX} bytes")),
-        _ if !name.chars().all(of_a_name) || name.chars().any(char::is_control) => {
-            Err("no name of a variable".to_owned())
-        }
-        _ => Ok(name.to_owned()),
+        _ if name.len() > NAME_MAX => Err(format!("longer than {NAME_MAX} bytes")),
+        _ if !is_name(name) => Err("no name of a variable".to_owned()),
+        _ => Ok(Watch::Variable(name.to_owned())),
     }
 }
 
@@ -211,7 +209,7 @@ fn plan(args: &TraceArgs) -> Plan {
         dir: args.dir.clone(),
         period: args.period,
         lasts: args.lasts,
-        watch: args.watch.iter().map(|line| format!("{line}\n")).collect(),
+        watch: args.watch.clone(),
     }
 }
 
@@ -248,11 +246,13 @@ mod tests {
 
     #[test]
     fn a_watched_variable_is_one_that_the_tracer_looks_at() {
-        assert_eq!(watch("cart").as_deref(), Ok("cart"));
-        assert_eq!(watch("$Größe_2").as_deref(), Ok("Größe_2"));
-        for wrong in ["", "$", "a=sapi_globals+8:u32", "a b", "a\nb", "a\u{9b}", "a->b"] {
+        let variable = |name: &str| Ok(Watch::Variable(name.to_owned()));
+        assert_eq!(watch("cart"), variable("cart"));
+        assert_eq!(watch("$Größe_2"), variable("Größe_2"));
+        assert!(matches!(watch("a=sapi_globals+8:u32"), Ok(Watch::Field { offset: 8, .. })));
+        for wrong in ["", "$", "a=sapi_globals+8", "a=b+8:long", "a b", "a\nb", "a\u{9b}", "a->b"] {
             assert!(watch(wrong).is_err(), "{wrong:?}");
         }
-        assert!(watch(&"x".repeat(WATCH_MAX + 1)).is_err());
+        assert!(watch(&"x".repeat(NAME_MAX + 1)).is_err());
     }
 }

@@ -1,27 +1,32 @@
 //! A run of `nbguard trace`: everybody is switched on, their rings are read in turn, the beat goes
 //! on, and whatever ends it, everybody is switched off.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use trace_layout::{Bad, Header, Kind, PAGE, Record, Tracing};
+use trace_layout::{Bad, Header, Kind, PAGE, Record, SWITCH, TRACE_SUFFIX, Tracing};
 
 use super::data;
 use super::show::{Flow, Note, Off, Show, Who};
 use super::tell;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::ids::ProcKey;
+use crate::parse::maps::maps;
 use crate::roots::{Buffer, Roots};
 use crate::sys::pidfd;
+use crate::trace::php::find::Missing;
+use crate::trace::php::watch::Watch;
 use crate::trace::{
-    Asked, Beat, Place, Ring, Switched, Table, Target, TraceFile, Trouble, now, stale, table,
+    Asked, Beat, Place, Ring, Switched, Table, Target, TraceFile, Trouble, now, php, stale, table,
 };
 
 /// How long nothing is read while nothing comes. A ring of 8,192 lasts 25 ms at 160,000 calls/s;
@@ -53,8 +58,7 @@ pub struct Plan {
     pub dir: PathBuf,
     pub period: Duration,
     pub lasts: Option<Duration>,
-    /// Lines for the `.watch` file.
-    pub watch: String,
+    pub watch: Vec<Watch>,
 }
 
 /// Where records go.
@@ -214,7 +218,15 @@ fn attach_all<'p>(
     let mut traced = Vec::new();
     let mut denied = false;
     for pid in pids {
-        match attach(roots, buffer, plan, *pid, tool) {
+        let lines = match php::lines_for_tracer(*pid, &plan.watch) {
+            Ok(lines) => lines,
+            Err(missing) => {
+                denied |= matches!(missing, Missing::Denied(_));
+                tell(&format!("process {pid}: --watch: {missing}"));
+                continue;
+            }
+        };
+        match attach(roots, buffer, plan, *pid, tool, &lines) {
             Ok(one) => traced.push(one),
             Err(trouble) => {
                 denied |= matches!(trouble, Trouble::Denied { .. });
@@ -243,6 +255,7 @@ fn attach<'p>(
     plan: &'p Plan,
     pid: u32,
     tool: ProcKey,
+    watch: &str,
 ) -> Result<Traced<'p>, Trouble> {
     let target = Target::read(roots, pid, buffer)?;
     let pidfd = pidfd::open(pid).map_err(|_| Trouble::Gone)?;
@@ -251,14 +264,14 @@ fn attach<'p>(
     let program = target.program(roots);
     // What it wrote for somebody else is not read again: from here on.
     let file = open_file(&place)?.map(|(file, header)| (file, Ring::from(header.head), 0));
-    if !plan.watch.is_empty() {
-        table::write_watch(&place, &plan.watch)?;
+    if !watch.is_empty() {
+        table::write_watch(&place, watch)?;
     }
     let asked = Asked {
         flags: plan.flags,
         period_ms: u32::try_from(plan.period.as_millis()).unwrap_or(u32::MAX),
         tool,
-        watches: !plan.watch.is_empty(),
+        watches: !watch.is_empty(),
     };
     let table = Table::open_or_make(roots, &place, buffer)?;
     let switched = table.switch_on(&target, &asked, now())?;
@@ -289,6 +302,48 @@ fn open_file<'p>(place: &Place<'p>) -> Result<Option<(TraceFile<'p>, Header)>, T
         Err(Trouble::Bad { bad: Bad::Short | Bad::Torn, .. }) => Ok(None),
         Err(trouble) => Err(trouble),
     }
+}
+
+/// As much of `maps` as is read: 65,530 mappings of 64 bytes.
+const MAPS_MAX: u64 = 4 << 20;
+
+/// What the mappings of a process say of its tracer: is it loaded, where does it write, has it found
+/// the switch. `None`: all is as it should be.
+fn why_not(text: &[u8], dir: &Path, has_file: bool) -> Option<String> {
+    let (mut is_loaded, mut trace, mut switch) = (false, None, false);
+    for mapping in maps(text) {
+        let path = Path::new(OsStr::from_bytes(mapping.path));
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let folder = path.parent().and_then(Path::parent);
+        is_loaded |= name.starts_with(b"nbguard") || name.starts_with(b"libnbguard");
+        switch |= path == dir.join(SWITCH);
+        // Its own, not that of a parent before a fork: that one is unmapped.
+        if name.ends_with(TRACE_SUFFIX.as_bytes()) && is_a_trace(name) {
+            trace = folder.or(trace);
+        }
+    }
+    let next = "it looks at the beginning of its next request; phpinfo() there says why not";
+    match trace {
+        _ if !is_loaded => Some(
+            "waiting; no tracer is loaded in it (the extension nbguard, see README)".to_owned(),
+        ),
+        Some(folder) if !has_file && folder != dir => Some(format!(
+            "waiting; its tracer writes elsewhere: nbguard.directory is {}",
+            folder.display()
+        )),
+        Some(_) if has_file && !switch => {
+            Some(format!("waiting; its tracer has not found the switch table yet: {next}"))
+        }
+        None if !has_file => {
+            Some(format!("waiting; its tracer has made no trace file yet: {next}"))
+        }
+        _ => None,
+    }
+}
+
+/// `<pid>-<start>.trace`
+fn is_a_trace(name: &[u8]) -> bool {
+    name.iter().take_while(|byte| **byte != b'.').all(|b| b.is_ascii_digit() || *b == b'-')
 }
 
 struct Run<'r, 'o> {
@@ -425,40 +480,43 @@ impl Run<'_, '_> {
         waited: Duration,
     ) -> Result<(), Failure> {
         for one in traced.iter_mut() {
-            if one.is_over || one.file.is_some() {
+            if one.is_over {
                 continue;
             }
-            match open_file(&one.place) {
-                Ok(Some((file, _))) => {
-                    one.file = Some((file, Ring::from(0), 0));
-                    self.introduce(one)?;
+            if one.file.is_none() {
+                match open_file(&one.place) {
+                    Ok(Some((file, _))) => {
+                        one.file = Some((file, Ring::from(0), 0));
+                        self.introduce(one)?;
+                    }
+                    Ok(None) => {}
+                    Err(trouble) => self.over(one, &Note::Trouble(trouble.to_string()))?,
                 }
-                Ok(None) if waited >= PATIENCE && !one.is_waited_for => {
-                    one.is_waited_for = true;
-                    tell(&format!("process {}: {}", one.target.key.pid, self.hint(&one.target)));
+            }
+            if waited >= PATIENCE && !one.is_waited_for && !one.is_over {
+                one.is_waited_for = true;
+                if let Some(words) = self.hint(one) {
+                    tell(&format!("process {}: {words}", one.target.key.pid));
                 }
-                Ok(None) => {}
-                Err(trouble) => self.over(one, &Note::Trouble(trouble.to_string()))?,
             }
         }
         Ok(())
     }
 
-    /// Why a process may have no file.
-    fn hint(&mut self, target: &Target) -> &'static str {
-        let maps = self.roots.open_process(target.key.pid, "maps").ok().map(File::from);
-        let mut text = Vec::new();
-        let read =
-            maps.map(|maps| io::Read::read_to_end(&mut io::Read::take(maps, 4 << 20), &mut text));
-        let is_loaded = text.windows(7).any(|word| word == b"nbguard");
-        match read {
-            Some(Ok(_)) if !is_loaded => {
-                "waiting; no tracer is loaded in it (the extension nbguard, see README)"
+    /// Why a process is not traced yet, as far as that can be known from outside.
+    fn hint(&mut self, one: &Traced<'_>) -> Option<String> {
+        let header = one.file.as_ref().map(|(file, ..)| file.read_header(&mut [0; PAGE]));
+        match header {
+            Some(Ok(header)) if header.tracing == Tracing::Broken => {
+                return Some(Note::Turned(Off::Broken).words());
             }
-            _ => {
-                "waiting; it has no trace file yet, and looks at the beginning of its next request"
-            }
+            Some(Ok(header)) if header.session == one.session => return None,
+            _ => {}
         }
+        let maps = self.roots.open_process(one.target.key.pid, "maps").ok().map(File::from)?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(maps, MAPS_MAX), &mut text).ok()?;
+        why_not(&text, &self.plan.dir, header.is_some())
     }
 
     /// Makes its file known to the sink. Those without one have no number there.
@@ -569,5 +627,39 @@ impl Run<'_, '_> {
         // A table that cannot be written any more is left to the beat that stops.
         drop(one.switched.take());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SO: &str = "7f01000-7f02000 r-xp 00000000 08:01 7 /usr/lib/php/20220829/nbguard.so\n";
+    const SWITCHED: &str = "7f03000-7f04000 r--s 00005000 00:19 8 /run/nbguard/trace/switch\n";
+    const TRACE: &str =
+        "7f05000-7f06000 rw-s 00000000 00:19 9 /run/nbguard/trace/33/12-345.trace\n";
+    const OTHER: &str = "7f05000-7f06000 rw-s 00000000 00:19 9 /srv/t/33/12-345.trace\n";
+    const PHP: &str = "5f00000-5f01000 r-xp 00000000 08:01 6 /usr/sbin/php-fpm8.2\n";
+
+    #[test]
+    fn why_a_process_is_not_traced_is_told_as_far_as_its_mappings_tell() {
+        for (maps, has_file, expected) in [
+            (vec![PHP], false, Some("no tracer is loaded")),
+            (vec![], false, Some("no tracer is loaded")),
+            (vec![PHP, SO], false, Some("no trace file yet")),
+            (vec![PHP, SO, OTHER], false, Some("nbguard.directory is /srv/t")),
+            (vec![PHP, SO, TRACE], true, Some("not found the switch table")),
+            (vec![PHP, SO, TRACE, SWITCHED], true, None),
+            // It is being made just now.
+            (vec![PHP, SO, TRACE, SWITCHED], false, None),
+        ] {
+            let told = why_not(maps.concat().as_bytes(), Path::new(trace_layout::DIR), has_file);
+            match expected {
+                Some(words) => {
+                    assert!(told.as_ref().is_some_and(|t| t.contains(words)), "{told:?}")
+                }
+                None => assert_eq!(told, None),
+            }
+        }
     }
 }

@@ -48,6 +48,8 @@ pub enum Missing {
     NoTable { version: String },
     /// It is PHP, but does not say which, or not where its globals are.
     Hidden(&'static str),
+    /// It has no symbol of that name.
+    NoGlobal(String),
     /// A file that is not what it should be.
     Broken(String),
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Missing {
                 Layout::names()
             ),
             Missing::Hidden(what) => write!(f, "PHP runs in it, but {what}"),
+            Missing::NoGlobal(name) => write!(f, "this PHP has no global `{name}`"),
             Missing::Broken(what) => f.write_str(what),
         }
     }

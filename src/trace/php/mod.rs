@@ -10,11 +10,42 @@ pub mod walk;
 pub mod watch;
 
 use serde_json::Value;
+use trace_layout::watch::Line;
 
 use crate::trace::remote::{Pages, ProcessMemory, Trouble};
 use find::{Found, Mapped, Missing};
 use walk::{Globals, Sample};
 use watch::Watch;
+
+/// What is watched, as lines of a process's `.watch` file: where its globals lie is found from
+/// outside, what is there the tracer reads itself. Empty where nothing is.
+///
+/// # Errors
+/// Why a global cannot be found. Variables of the script need none.
+pub fn lines_for_tracer(pid: u32, watches: &[Watch]) -> Result<String, Missing> {
+    let names: Vec<&str> = watches.iter().filter_map(Watch::global).collect();
+    let mut places = Vec::new();
+    if !names.is_empty() {
+        let found = find::find(&Mapped::of(pid)?, &ProcessMemory::of(pid), &names)?;
+        places = found.others;
+    }
+    let mut places = places.into_iter();
+    let mut lines = String::new();
+    for watch in watches {
+        let line = match watch {
+            Watch::Known(known) => return Err(Missing::NoGlobal(format!("{known:?}"))),
+            Watch::Variable(name) => Line::Variable(name).to_string(),
+            Watch::Field { name, global, offset, kind } => {
+                let place = places.next().flatten();
+                let place = place.ok_or_else(|| Missing::NoGlobal(global.clone()))?;
+                Line::Field { name, address: place.wrapping_add(*offset), kind: *kind }.to_string()
+            }
+        };
+        lines += &line;
+        lines.push('\n');
+    }
+    Ok(lines)
+}
 
 /// A PHP process that can be looked into.
 pub struct Php {

@@ -5,6 +5,8 @@
 use std::fmt;
 
 use serde_json::Value;
+use trace_layout::watch::KINDS;
+pub use trace_layout::watch::Kind;
 
 use crate::report::stack::bounded;
 use crate::trace::php::layout::same::{array, executor, object, reference};
@@ -34,39 +36,6 @@ impl Known {
         (Known::ErrorReporting, "error_reporting"),
     ];
 }
-
-/// How the bytes at an address are to be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    Signed(u8),
-    Unsigned(u8),
-    Bool,
-    Float,
-    Pointer,
-    /// A pointer to text that ends with NUL.
-    CText,
-    /// A pointer to a `zend_string`.
-    Text,
-    /// A `zval`, in place.
-    Zval,
-}
-
-const KINDS: [(&str, Kind); 14] = [
-    ("i8", Kind::Signed(1)),
-    ("i16", Kind::Signed(2)),
-    ("i32", Kind::Signed(4)),
-    ("i64", Kind::Signed(8)),
-    ("u8", Kind::Unsigned(1)),
-    ("u16", Kind::Unsigned(2)),
-    ("u32", Kind::Unsigned(4)),
-    ("u64", Kind::Unsigned(8)),
-    ("bool", Kind::Bool),
-    ("f64", Kind::Float),
-    ("ptr", Kind::Pointer),
-    ("cstr", Kind::CText),
-    ("str", Kind::Text),
-    ("zval", Kind::Zval),
-];
 
 /// One `--watch`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,8 +84,7 @@ impl Watch {
         };
         let offset = offset.ok().filter(|offset| *offset <= OFFSET_MAX);
         let offset = offset.ok_or("the offset is no number of bytes")?;
-        let kind = KINDS.into_iter().find(|(name, _)| *name == kind).map(|(_, kind)| kind);
-        let kind = kind.ok_or_else(|| {
+        let kind = Kind::named(kind).ok_or_else(|| {
             format!("the type is not one of {}", KINDS.map(|(name, _)| name).join(", "))
         })?;
         Ok(Watch::Field { name: name.to_owned(), global: global.to_owned(), offset, kind })
@@ -148,8 +116,7 @@ impl fmt::Display for Watch {
         match self {
             Watch::Known(_) | Watch::Variable(_) => f.write_str(&self.name()),
             Watch::Field { name, global, offset, kind } => {
-                let kind = KINDS.iter().find(|(_, one)| one == kind).map_or("", |(name, _)| name);
-                write!(f, "{name}={global}+{offset}:{kind}")
+                write!(f, "{name}={global}+{offset}:{}", kind.name())
             }
         }
     }

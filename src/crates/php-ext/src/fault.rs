@@ -38,12 +38,22 @@ pub fn guard(which: usize, region: (usize, usize)) {
     }
 }
 
+/// The region is no longer ours: what comes to lie there is somebody else's.
+pub fn release(which: usize) {
+    REGIONS[which].1.store(0, Ordering::SeqCst);
+}
+
+/// An address where a mapping has no file any more (sigaction(2)). A signal that somebody sent has
+/// another code, and may say any address.
+const BUS_ADRERR: i32 = 2;
+
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel hands over a valid siginfo; mmap of a page that is ours is all that is
     // done to it. The handler from before is called as it asked to be.
     unsafe {
         let at = (*info).si_addr() as usize;
-        for (base, len) in &REGIONS {
+        let is_fault = (*info).si_code == BUS_ADRERR;
+        for (base, len) in REGIONS.iter().filter(|_| is_fault) {
             let (base, len) = (base.load(Ordering::SeqCst), len.load(Ordering::SeqCst));
             if (base..base + len).contains(&at) {
                 let page = at / PAGE * PAGE;
@@ -73,7 +83,13 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
                 handler(signal);
             }
             // Nobody cared: the fault comes again, and ends the process as it would have.
-            _ => drop(libc::signal(signal, libc::SIG_DFL)),
+            _ => {
+                libc::signal(signal, libc::SIG_DFL);
+                // One that was sent does not come again by itself.
+                if !is_fault {
+                    libc::raise(signal);
+                }
+            }
         }
     }
 }

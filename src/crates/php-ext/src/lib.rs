@@ -5,6 +5,7 @@
 //! module start   settings, directories (root), the observer, the compilers (quiet.rs)
 //! request start  the trace file (home.rs), busy, the switch, the thread that watches it (waiter.rs)
 //! a call         begin, end: tracer.rs writes records, render.rs values; clock.rs tells the time
+//!                and watch.rs what is watched
 //! an interrupt   the switch again, the stack that was asked for, a child's own file
 //! request end    idle; the observer is put away
 //! thread end     in a thread-safe PHP the next thread may have the tracer (owner.rs)
@@ -23,6 +24,7 @@ mod render;
 mod settings;
 mod tracer;
 mod waiter;
+mod watch;
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};

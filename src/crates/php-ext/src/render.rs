@@ -9,7 +9,7 @@ use trace_layout::Slot;
 use crate::php::{self, Frame, bytes};
 
 /// Of a string; how long it is follows when it was longer.
-const STRING_MAX: usize = 64;
+pub const STRING_MAX: usize = 64;
 /// Elements of one array, properties of one object.
 const ELEMENTS_MAX: u32 = 8;
 /// Arrays in arrays. An array that holds itself ends here, too.
@@ -165,7 +165,7 @@ pub unsafe fn value(slot: &mut impl Text, zval: *const ffi::zval, redact: &Redac
     }
 }
 
-fn float(slot: &mut impl Text, number: f64) {
+pub fn float(slot: &mut impl Text, number: f64) {
     let size = number.abs();
     let _ = if number.is_nan() {
         write!(slot, "NAN")
@@ -179,6 +179,12 @@ fn float(slot: &mut impl Text, number: f64) {
 }
 
 fn string(slot: &mut impl Text, text: &[u8]) {
+    self::text(slot, text, Some(text.len()));
+}
+
+/// The same of a text whose first bytes are here, one more than are shown, and which has `len`;
+/// `None`: nobody knows how many.
+pub fn text(slot: &mut impl Text, text: &[u8], len: Option<usize>) {
     let mut end = text.len().min(STRING_MAX);
     // Not in the middle of a character of UTF-8.
     while end < text.len() && end + 3 > STRING_MAX && text[end] & 0xc0 == 0x80 {
@@ -206,8 +212,10 @@ fn string(slot: &mut impl Text, text: &[u8]) {
     }
     slot.values(&text[plain..end]);
     slot.values(b"\"");
-    if end < text.len() {
-        let _ = write!(slot, "...({} bytes)", text.len());
+    match len {
+        Some(len) if end < len => drop(write!(slot, "...({len} bytes)")),
+        Some(_) => {}
+        None => drop(slot.values(b"...")),
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Settings {
     pub slots: u32,
     pub redact: Vec<u8>,
     pub quiet: bool,
+    /// A test asks for a panic, once, where tracing goes on.
+    pub defect: bool,
 }
 
 impl Settings {
@@ -75,6 +77,7 @@ impl Settings {
             },
             redact: ini("nbguard.redact"),
             quiet: is_true(&ini("nbguard.quiet")),
+            defect: std::env::var_os("NBGUARD_TEST_DEFECT").is_some(),
         }
     }
 }

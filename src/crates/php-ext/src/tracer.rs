@@ -17,8 +17,9 @@ use trace_layout::{
 use crate::clock::{self, Clock};
 use crate::home::{Home, Why};
 use crate::php::{self, Frame, Function};
-use crate::render::{self, Pad, Redact, Text as _};
+use crate::render::{self, Redact};
 use crate::waiter::SHARED;
+use crate::watch::{self, Watched};
 use crate::{owner, quiet, settings::Settings as Ini};
 
 /// Whether calls are recorded: what the call path looks at first.
@@ -32,8 +33,6 @@ const OPEN_MAX: usize = 1 << 20;
 const SNAPSHOT_MAX: u16 = 256;
 /// Stacks of fibers that are kept while they wait.
 const FIBERS_MAX: usize = 4096;
-/// Watched variables.
-const WATCH_MAX: usize = 16;
 /// Generators that wait at a yield.
 const GENERATORS_MAX: usize = 4096;
 
@@ -45,12 +44,6 @@ struct Open {
     time: u64,
     cpu: u64,
     memory: usize,
-}
-
-#[derive(Debug)]
-struct Watched {
-    name: Vec<u8>,
-    last: Option<Vec<u8>>,
 }
 
 pub struct Tracer {
@@ -65,6 +58,8 @@ pub struct Tracer {
     in_request: bool,
 
     on: bool,
+    /// A defect was met. It stays so as long as the process lives, and in its children.
+    is_broken: bool,
     entry: *const switch::Entry,
     settings: Settings,
     /// When the tool's beat is too old, as far as it was last read.
@@ -97,6 +92,7 @@ impl Tracer {
             clock: Clock::default(),
             in_request: false,
             on: false,
+            is_broken: false,
             entry: std::ptr::null(),
             settings: NOTHING,
             deadline: 0,
@@ -157,6 +153,9 @@ impl Tracer {
                         self.writer = Some(writer);
                         self.why = None;
                         self.calls = 0;
+                        if self.is_broken {
+                            self.say_broken();
+                        }
                     }
                     Err(why) => self.why = Some(why),
                 }
@@ -164,6 +163,9 @@ impl Tracer {
         }
         let page = self.home.as_ref().and_then(|home| home.switch.as_ref());
         self.entry = page.map_or(std::ptr::null(), |page| page.entry);
+        if self.is_broken {
+            self.entry = std::ptr::null();
+        }
         if !self.entry.is_null() {
             SHARED.start(self.entry);
         }
@@ -171,6 +173,8 @@ impl Tracer {
 
     /// In a child: nothing of the parent's is written to, and no file of its removed.
     fn forget(&mut self) {
+        crate::fault::release(0);
+        crate::fault::release(1);
         ON.store(false, Ordering::Relaxed);
         self.on = false;
         self.entry = std::ptr::null();
@@ -338,6 +342,9 @@ impl Tracer {
     }
 
     fn turn_on(&mut self, now: u64) {
+        if std::mem::take(&mut self.ini.defect) {
+            panic!("asked for by a test");
+        }
         let Some(home) = &self.home else { return };
         if let Err(why) = home.allocate() {
             self.why = Some(why);
@@ -385,7 +392,12 @@ impl Tracer {
     pub fn broken(&mut self) {
         ON.store(false, Ordering::Relaxed);
         self.on = false;
+        self.is_broken = true;
         self.entry = std::ptr::null();
+        self.say_broken();
+    }
+
+    fn say_broken(&mut self) {
         if let Some(writer) = &self.writer {
             writer.tracing(Tracing::Broken, self.settings.session);
         }
@@ -612,44 +624,18 @@ impl Tracer {
 
     fn read_watched(&mut self) {
         let text = self.home.as_ref().map_or_else(Vec::new, Home::watch_file);
-        self.watched = text
-            .split(|byte| *byte == b'\n')
-            .map(|line| line.trim_ascii())
-            .map(|line| line.strip_prefix(b"$").unwrap_or(line))
-            .filter(|name| {
-                !name.is_empty()
-                    && name.len() <= trace_layout::record::NAME_MAX
-                    && name
-                        .iter()
-                        .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80)
-            })
-            .take(WATCH_MAX)
-            .map(|name| Watched { name: name.to_vec(), last: None })
-            .collect();
+        self.watched = watch::all_of(&text);
     }
 
     #[cold]
     fn look_at_watched(&mut self, now: u64) {
         let Tracer { writer: Some(writer), watched, redact, .. } = self else { return };
         for watched in watched {
-            let mut pad = Pad::default();
-            // SAFETY: the globals are valid while the interpreter runs; the value is only read.
-            unsafe {
-                let held = php::nbg_global(watched.name.as_ptr().cast(), watched.name.len());
-                if held.is_null() {
-                    pad.values(b"(unset)");
-                } else if redact.hides(&watched.name) {
-                    pad.values(b"(redacted)");
-                } else {
-                    render::value(&mut pad, held, redact, 0);
-                }
-            }
-            if watched.last.as_ref() != Some(&pad.0) {
+            if watched.has_changed(redact) {
                 let mut slot = writer.begin(Kind::Watch);
                 slot.function(&watched.name);
-                slot.values(&pad.0);
+                slot.values(watched.value());
                 slot.commit(&numbers(now, UNKNOWN_MEMORY));
-                watched.last = Some(pad.0);
             }
         }
     }

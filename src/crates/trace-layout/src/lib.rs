@@ -25,6 +25,7 @@ extern crate std;
 pub mod header;
 pub mod record;
 pub mod switch;
+pub mod watch;
 pub mod writer;
 
 pub use header::{Activity, ActivityState, Header, Tracing, parse_activity, parse_header};
