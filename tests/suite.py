@@ -221,6 +221,8 @@ def part_setup():
     for tool, component in (("fmt", "rustfmt"), ("clippy", "clippy")):
         if not has_cargo(tool) and shutil.which("rustup"):
             run("rustup", ["rustup", "component", "add", component], 300)
+    # The integration tests end workers of a real php-fpm and Apache; without them they skip.
+    FOUND["php is missing"] = bring_php()
     return Count()
 
 
@@ -356,7 +358,26 @@ def part_jupyter():
 
 
 # What the PHP extension is built with and tested on: Debian 12's. Other releases have another PHP.
-PHP = ["php8.2-cli", "php8.2-fpm", "libapache2-mod-php8.2", "php8.2-dev", "php8.2-mbstring", "php8.2-xdebug", "libclang-dev", "libfcgi-bin"]
+PHP = ["php8.2-cli", "php8.2-fpm", "libapache2-mod-php8.2", "php8.2-dev", "php8.2-mbstring", "php8.2-xdebug",
+       "libclang-dev", "libfcgi-bin"]
+
+
+def bring_php():
+    """None, or why there is no PHP to test with."""
+    missing = [package for package in PHP if not is_installed(package)]
+    if not missing:
+        return None
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return f"missing here: {' '.join(missing)} (as root on Debian 12 they are installed)"
+    say(f"  installing {' '.join(missing)}")
+    run("apt-get", ["apt-get", "-qq", "update"], 300)
+    done = run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 900)
+    if done.code != 0:
+        return f"{' '.join(missing)}: {' '.join(done.err[-1:])}"
+    if "php8.2-xdebug" in missing:
+        # Who compares with it loads it; it would slow everybody else down.
+        run("phpdismod", ["phpdismod", "xdebug"], 60)
+    return None
 
 
 def part_php():
@@ -364,15 +385,8 @@ def part_php():
     name = "tests/php"
     if not (REPOSITORY / "tests/php/run").exists():
         return Count(skipped=[f"{name}: this tree has none"])
-    missing = [package for package in PHP if not is_installed(package)]
-    if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
-        return Count(skipped=[f"{name}: missing here: {' '.join(missing)} (as root on Debian 12 they are installed)"])
-    if missing:
-        say(f"  installing {' '.join(missing)}")
-        run("apt-get", ["apt-get", "-qq", "update"], 300)
-        done = run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 900)
-        if done.code != 0:
-            return Count(skipped=[f"{name}: {' '.join(missing)}: {' '.join(done.err[-1:])}"])
+    if FOUND.get("php is missing"):
+        return Count(skipped=[f"{name}: {FOUND['php is missing']}"])
     done = run(name, ["tests/php/run"], 1500,
                env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None)
     if done.code == PHP_CANNOT_RUN and not done.late:

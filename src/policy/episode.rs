@@ -45,10 +45,6 @@ pub const KILL_DEADLINE: Duration = Duration::from_secs(10);
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 /// Asked to finish, then ended.
 pub const GENTLE_RUNGS: u8 = 2;
-/// What one has for that which is known to have nothing to finish: it waits for a request and goes
-/// at once. Where memory is short it takes 1.2 to 2 s all the same, since it is throttled, and
-/// holds up everybody for as long; that time has no other use.
-pub const IDLE_GRACE: Duration = Duration::from_millis(250);
 /// While all are being cleared: questions in a row without an end between them. A round asks for
 /// four stacks; whoever is not known after so many stays.
 pub const CLEARING_ASKS: u8 = 32;
@@ -173,9 +169,10 @@ pub enum Manner {
     /// By the ladder of the settings.
     Plain,
     /// It gets to finish its request: a ladder of two rungs whatever the settings say.
+    ///
+    /// Also where it is known to be idle: a request may have come since it was looked at, and
+    /// where memory is short a moment is not enough for it.
     Gentle,
-    /// The same, and it is known to have none.
-    GentleIdle,
 }
 
 /// What ranking came to.
@@ -725,13 +722,11 @@ impl Machine {
                 }
                 self.clearing = self.traits.clears_all && decision != Decision::Kill;
                 self.asks = 0;
-                let grace = self.traits.grace;
-                let (rungs, grace) = match decision {
-                    Decision::Clear(Manner::Gentle) => (GENTLE_RUNGS, grace),
-                    Decision::Clear(Manner::GentleIdle) => (GENTLE_RUNGS, grace.min(IDLE_GRACE)),
-                    _ => (self.traits.rungs, grace),
+                let rungs = match decision {
+                    Decision::Clear(Manner::Gentle) => GENTLE_RUNGS,
+                    _ => self.traits.rungs,
                 };
-                let rung_until = (rungs > 1).then(|| now.plus(grace));
+                let rung_until = (rungs > 1).then(|| now.plus(self.traits.grace));
                 self.state = State::Killing {
                     since: now,
                     rung: 0,

@@ -11,7 +11,7 @@ use crate::facts::Proc;
 use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey};
 use crate::policy::clean;
-use crate::policy::decide::{By, Gate, Kill, KillWhy, Measure, Scale, Verdict};
+use crate::policy::decide::{By, Gate, Kill, Measure, Scale, Verdict};
 use crate::policy::episode::Manner;
 use crate::policy::identity::{Identities, PhpRole};
 use crate::policy::rank::{Purpose, status_budget};
@@ -92,12 +92,10 @@ impl Reactor {
         asks_by(kill, &self.domain(who)?.identities)
     }
 
-    /// How the one ends who was chosen. Who is on the list may be at work.
+    /// How the one ends who was chosen.
     pub(super) fn manner(&self, who: Asker) -> Manner {
-        let idle = |kill: &Kill| kill.why == KillWhy::Idle;
         match &self.scratch.verdict {
             Some(Verdict::Kill(_)) if self.asked_by(who).is_none() => Manner::Plain,
-            Some(Verdict::Kill(kill)) if idle(kill) => Manner::GentleIdle,
             Some(Verdict::Kill(_)) => Manner::Gentle,
             _ => Manner::Plain,
         }
