@@ -136,16 +136,17 @@ pub fn fill(text: &str, values: &Values<'_>, bound: usize) -> String {
     filled
 }
 
-/// Puts in what was still to come; there must be [`RUNNING_MAX`] bytes left.
+/// Puts in what was still to come; there must be [`RUNNING_MAX`] bytes left. There is room for it
+/// once: where a text names it again, it is left out.
 pub fn place(filled: &str, running: &str) -> String {
+    let Some((before, after)) = filled.split_once(LATER) else { return filled.to_owned() };
     let mut end = running.len().min(RUNNING_MAX);
     while !running.is_char_boundary(end) {
         end -= 1;
     }
-    match running {
-        "" => filled.replacen(&format!(" {LATER}"), "", 1).replacen(LATER, "", 1),
-        running => filled.replacen(LATER, &running[..end], 1),
-    }
+    let before = if end == 0 { before.strip_suffix(' ').unwrap_or(before) } else { before };
+    let after = after.replace(&format!(" {LATER}"), "").replace(LATER, "");
+    [before, &running[..end], &after].concat()
 }
 
 #[cfg(test)]
@@ -216,6 +217,9 @@ mod tests {
         assert_eq!(place(&later, known), format!("It holds 3.2 GiB {known}.\n"));
         assert_eq!(place(&later, ""), "It holds 3.2 GiB.\n");
         assert_eq!(place("no place", known), "no place");
+        let twice = super::fill(TEXT, &Values { running: LATER, ..VALUES }, 4096);
+        assert_eq!(place(&twice, known), format!("It holds 3.2 GiB {known}.\n"));
+        assert_eq!(place(&twice, ""), "It holds 3.2 GiB.\n");
         assert!(place(LATER, &"\u{20ac}".repeat(RUNNING_MAX)).len() <= RUNNING_MAX);
     }
 
