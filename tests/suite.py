@@ -247,6 +247,34 @@ def part_lints():
     return step("cargo clippy", ["cargo", "clippy", "--all-targets", "--", "-D", "warnings"], 1200)
 
 
+# Installed by --all where it is missing: some hundred crates, ten minutes on two processors. `cargo
+# test` holds the lock files against the same policy (tests/it/audit.rs), without it and a network.
+CARGO_DENY = "0.20.2"
+
+
+def part_deny():
+    """cargo-deny: licences, sources, what is there twice; and RustSec's list, where it can be had."""
+    root = REPOSITORY / ".cache/cargo-deny"
+    if not has_cargo("deny"):
+        if not (root / "bin/cargo-deny").exists():
+            done = run("cargo install", ["cargo", "install", "cargo-deny", "--locked", "--version", CARGO_DENY,
+                                         "--root", root], 3600)
+            if done.code != 0:
+                return Count(skipped=[f"cargo deny: it cannot be installed: {' '.join(done.err[-1:])}"])
+        os.environ["PATH"] += f":{root}/bin"
+    deny = ["cargo", "deny", "--config", REPOSITORY / "packaging/deny.toml"]
+    count = step("cargo deny", [*deny, "check", "licenses", "bans", "sources"], 300)
+    # The extension's lock file is its own; what is there twice in it is in no program of ours.
+    extension = ["--manifest-path", "src/crates/php-ext/Cargo.toml"]
+    count.add(step("cargo deny nbguard-php", [*deny[:2], *extension, *deny[2:], "check", "licenses", "sources"], 300))
+    done = run("cargo deny fetch", [*deny, "fetch", "db"], 120)
+    if done.code != 0:
+        count.skipped.append(f"cargo deny advisories: RustSec's list cannot be had: {' '.join(done.err[-1:])[:200]}")
+    else:
+        count.add(step("cargo deny advisories", [*deny, "check", "advisories"], 300))
+    return count
+
+
 def part_tests():
     done = run("cargo test", ["cargo", "test", "--no-fail-fast", "--", "--show-output"], 1800,
                env={"RUST_BACKTRACE": "0"})
@@ -616,6 +644,8 @@ def parts(options):
         yield None, start_image
     yield "cargo fmt --check", part_format
     yield "cargo clippy", part_lints
+    if options.all or has_cargo("deny"):
+        yield "cargo deny", part_deny
     yield "unit and integration tests", part_tests
     yield "unittests of tests/vm", part_python
     yield "cargo build --release", part_release

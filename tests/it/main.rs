@@ -1,7 +1,8 @@
 //! The one integration binary: what no unit can show for itself.
 //!
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
-//! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `cli`
+//! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `audit` the
+//! dependencies against `packaging/deny.toml`, `cli`
 //! runs each command to its exit code, `apps` and `commands` show what they make of the world.
 //! `reactor` runs the daemon against containers of this machine (`ground`), with stand-ins in them
 //! (`notebooks`); `evidence` shows what a record says of what its victim was running, and what comes
@@ -18,6 +19,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod apps;
+mod audit;
 mod cleaner;
 mod cli;
 mod commands;
