@@ -247,7 +247,7 @@ def part_lints():
     return step("cargo clippy", ["cargo", "clippy", "--all-targets", "--", "-D", "warnings"], 1200)
 
 
-# Installed by --all where it is missing: some hundred crates, ten minutes on two processors. `cargo
+# Installed by --all where it is missing: some hundred crates, four minutes of one processor. `cargo
 # test` holds the lock files against the same policy (tests/it/audit.rs), without it and a network.
 CARGO_DENY = "0.20.2"
 

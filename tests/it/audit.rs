@@ -106,7 +106,7 @@ fn every_licence_is_allowed_and_every_exception_needed() {
         let packages = match metadata(manifest, &policy.graph.targets[0]) {
             Ok(packages) => packages,
             Err(why) if manifest == MANIFESTS[0] => panic!("{manifest}: {why}"),
-            Err(why) => return skip(&format!("{manifest}: not fetched yet: {why}")),
+            Err(why) => return skip(format!("{manifest}: not fetched yet: {why}")),
         };
         for Package { name, version, license, .. } in packages {
             let license = license.unwrap_or_default();

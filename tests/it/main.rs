@@ -1,5 +1,6 @@
 //! The one integration binary: what no unit can show for itself.
 //!
+//! `corpora` plays what the fuzz targets have found to reach something (`tests/fuzz`).
 //! `layers` holds the source tree against its ranks, `docs` every list against its copies, `metrics`
 //! every metric against a strict reader (`openmetrics`), the rules and the dashboard, `audit` the
 //! dependencies against `packaging/deny.toml`, `cli`
@@ -23,6 +24,7 @@ mod audit;
 mod cleaner;
 mod cli;
 mod commands;
+mod corpora;
 mod daemon;
 mod docs;
 mod evidence;

@@ -2,7 +2,7 @@
 //! any field report can become. Bounded. Of argv and environment only what tells notebooks from
 //! other processes is kept (`redact`), nothing of a container but its name and image.
 
-mod redact;
+pub mod redact;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -125,8 +125,9 @@ pub fn read(path: &Path, show: &mut Show<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Why a trace was not shown to its end.
 #[derive(Debug)]
-enum Defect {
+pub enum Defect {
     Words(String),
     Print(io::Error),
 }
@@ -135,7 +136,9 @@ fn words(text: impl Into<String>) -> Defect {
     Defect::Words(text.into())
 }
 
-fn read_from(input: &mut impl Read, show: &mut Show<'_>) -> Result<(), Defect> {
+/// # Errors
+/// What is wrong with it, or that nothing can be shown any more.
+pub fn read_from(input: &mut impl Read, show: &mut Show<'_>) -> Result<(), Defect> {
     let mut header = [0; 16];
     match fill(input, &mut header) {
         Ok(16) => {}

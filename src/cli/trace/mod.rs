@@ -3,10 +3,10 @@
 //! output any more; and if it is killed, the tracer finds its beat old and turns itself off.
 
 mod calls;
-mod data;
+pub mod data;
 mod list;
 mod session;
-mod show;
+pub mod show;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};

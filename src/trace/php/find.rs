@@ -205,7 +205,10 @@ fn look_into<M: RemoteMemory>(
 }
 
 /// What an ELF file says, and the memory into which it is mapped.
-fn inspect<M: RemoteMemory>(
+///
+/// # Errors
+/// As [`find`].
+pub fn inspect<M: RemoteMemory>(
     file: &File,
     mapping: &Mapping<'_>,
     memory: &M,
