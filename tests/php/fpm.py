@@ -122,6 +122,10 @@ def run(tally, so, directory, trace):
         took = time.monotonic() - begun
         check("within the period", took < 2, f"{took:.2f} s")
         check("it records", until(lambda: nbtrace.page(file).head > 1000))
+        since, at, cpu, memory = nbtrace.page(file).costs
+        check("what its calls cost rises while it is in a request",
+              until(lambda: nbtrace.page(file).costs[2] > cpu + 1e6) and since and memory > 100_000,
+              (since, at, cpu, memory, nbtrace.page(file).costs))
         tool.kill()
         tool.wait()
         begun = time.monotonic()
@@ -131,10 +135,12 @@ def run(tally, so, directory, trace):
         check("within its period", took < 1.6, f"{took:.2f} s")
         last = list(nbtrace.records(file))[-1]
         check("and the file says so", last["kind"] == 7 and "has not beaten" in last["values"], last)
-        head = nbtrace.page(file).head
+        head, costs = nbtrace.page(file).head, nbtrace.page(file).costs
         answer = asked.communicate()[0]
         check("the request was answered all the same", f"done {pid}" in answer, answer)
         check("nothing is written while off", nbtrace.page(file).head == head)
+        check("what calls cost stands still while off", nbtrace.page(file).costs == costs,
+              (costs, nbtrace.page(file).costs))
         check("and it is idle again", until(lambda: nbtrace.page(file).state == "idle"))
 
         # Under load, on and off again.
@@ -149,6 +155,9 @@ def run(tally, so, directory, trace):
               all(answer.endswith(tuple(f"done {pid}" for pid in pids)) for answer in answers), answers)
         kinds = {record["kind"] for file in files for record in nbtrace.records(file)}
         check("requests and calls are recorded", {1, 2} <= kinds, kinds)
+        pages = [nbtrace.page(file) for file in files]
+        check("a request's end counts what it cost", all(page.costs[1] == page.since and page.costs[2] > 0
+              for page in pages if page.state == "idle"), [(page.since, page.costs) for page in pages])
         for pid in pids:
             switch.off(pid)
         [pool.ask().communicate() for _ in range(6)]

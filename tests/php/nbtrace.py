@@ -40,6 +40,8 @@ class Page:
         data = Path(path).read_bytes()[:816] if not isinstance(path, bytes) else path
         self.slots, self.pid = struct.unpack_from("=II", data, 20)
         self.head, self.beat, self.tracing, self.session = struct.unpack_from("=QQII", data, 64)
+        count_seq, *self.costs = struct.unpack_from("=QQQQQ", data, 88)
+        self.is_counting = count_seq % 2 == 1
         seq, state, _cut, self.since, self.since_unix, self.requests = struct.unpack_from("=QIIQQQ", data, 128)
         self.state = STATES[state]
         script, uri, function = struct.unpack_from("=HHH", data, 168)

@@ -11,7 +11,7 @@ use trace_layout::record::{FAILED, INTERNAL, RESUMED, SCRIPT, THROWN};
 use trace_layout::switch::{self, Settings};
 use trace_layout::writer::Numbers;
 use trace_layout::{
-    Kind, Record, Slot, Switch, SwitchState, Tracing, UNKNOWN, UNKNOWN_MEMORY, Writer,
+    Count, Kind, Record, Slot, Switch, SwitchState, Tracing, UNKNOWN, UNKNOWN_MEMORY, Writer,
 };
 
 use crate::clock::{self, Clock};
@@ -36,6 +36,9 @@ const FIBERS_MAX: usize = 4096;
 /// Generators that wait at a yield.
 const GENERATORS_MAX: usize = 4096;
 
+/// Between two publications of what calls cost.
+const COUNT_STEP_NS: u64 = 1_000_000;
+
 /// A call that is open.
 #[derive(Clone, Copy, Debug)]
 struct Open {
@@ -44,6 +47,35 @@ struct Open {
     time: u64,
     cpu: u64,
     memory: usize,
+}
+
+/// What recorded calls cost: CPU time from the first open call to the end of the last is what their
+/// self times add up to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Costs {
+    /// When recording went on; 0: calls are not recorded.
+    since: u64,
+    /// When to publish next.
+    due: u64,
+    /// Of stretches that are over.
+    cpu: u64,
+    /// A stretch is under way, since this CPU time of the thread.
+    is_open: bool,
+    from: u64,
+}
+
+impl Costs {
+    #[inline]
+    fn begin(&mut self, cpu: u64) {
+        (self.is_open, self.from) = (true, cpu);
+    }
+
+    #[inline]
+    fn end(&mut self, cpu: u64) {
+        if std::mem::take(&mut self.is_open) {
+            self.cpu += cpu.saturating_sub(self.from);
+        }
+    }
 }
 
 pub struct Tracer {
@@ -72,6 +104,7 @@ pub struct Tracer {
     /// Callers above the first open call, from before tracing went on.
     base: u32,
     calls: u64,
+    costs: Costs,
     fibers: HashMap<usize, (Vec<Open>, u32)>,
     watched: Vec<Watched>,
     /// Calls of generators that wait at a yield, by their frames.
@@ -102,6 +135,7 @@ impl Tracer {
             over: 0,
             base: 0,
             calls: 0,
+            costs: Costs::default(),
             fibers: HashMap::new(),
             watched: Vec::new(),
             generators: HashMap::new(),
@@ -184,6 +218,7 @@ impl Tracer {
         self.fibers.clear();
         self.generators.clear();
         self.watched.clear();
+        self.costs = Costs::default();
         self.snapshot_of = 0;
         self.watch_generation = 0;
         self.clock = Clock::default();
@@ -231,6 +266,7 @@ impl Tracer {
                 let peak = unsafe { php::zend_memory_peak_usage(false) };
                 slot.commit(&numbers(now, peak as i64));
             }
+            self.close_costs(now);
             self.review(now);
         }
         if let Some(writer) = &mut self.writer {
@@ -328,10 +364,15 @@ impl Tracer {
             SwitchState::On(settings) => {
                 let period = u64::from(entry.period_ms.load(Ordering::Relaxed)) * 1_000_000;
                 self.deadline = entry.beat.load(Ordering::Acquire).saturating_add(period);
-                let new = !self.on || self.settings.session != settings.session;
+                let was_on = self.on;
+                let new = !was_on || self.settings.session != settings.session;
                 self.settings = settings;
                 if new {
                     self.turn_on(now);
+                }
+                let records = settings.flags & switch::ON != 0;
+                if self.on && (!was_on || records != (self.costs.since != 0)) {
+                    self.begin_costs(now);
                 }
                 if self.on && self.watch_generation != settings.watch_generation {
                     self.watch_generation = settings.watch_generation;
@@ -376,6 +417,8 @@ impl Tracer {
             _ => "tracing is off: it was switched off",
         };
         self.notice(now, says);
+        self.close_costs(now);
+        self.costs = Costs::default();
         ON.store(false, Ordering::Relaxed);
         self.on = false;
         self.open.clear();
@@ -385,6 +428,47 @@ impl Tracer {
         self.watch_generation = 0;
         if let Some(writer) = &mut self.writer {
             writer.tracing(how, self.settings.session);
+        }
+    }
+
+    /// Calls are recorded from now on, or no more: a switch may ask for a stack alone.
+    #[cold]
+    fn begin_costs(&mut self, now: u64) {
+        let records = self.settings.flags & switch::ON != 0;
+        self.costs = Costs { since: if records { now } else { 0 }, ..Costs::default() };
+        // What is open already is a call as well.
+        if records && self.base as usize + self.open.len() > 0 {
+            let cpu = self.clock.cpu(now);
+            self.costs.begin(cpu);
+        }
+        self.publish_costs(now);
+    }
+
+    /// No call is open any more, as far as will be known.
+    fn close_costs(&mut self, now: u64) {
+        if self.costs.since != 0 {
+            let cpu = self.clock.cpu(now);
+            self.costs.end(cpu);
+            self.publish_costs(now);
+        }
+    }
+
+    /// In the call path once in a while: a reader knows by the time how much is missing.
+    #[cold]
+    fn publish_costs(&mut self, now: u64) {
+        let costs = &mut self.costs;
+        costs.due = now + COUNT_STEP_NS;
+        if costs.is_open {
+            let cpu = self.clock.cpu(now);
+            costs.end(cpu);
+            costs.begin(cpu);
+        }
+        let (since, span) = (costs.since, now.saturating_sub(costs.since));
+        // CPU time is reckoned between two readings: it may be ahead by as much.
+        let count =
+            Count { since, at: now, cpu: costs.cpu.min(span), memory: php::memory() as u64 };
+        if let Some(writer) = &mut self.writer {
+            writer.count(Some(&count).filter(|_| since != 0));
         }
     }
 
@@ -493,6 +577,12 @@ impl Tracer {
         } else {
             self.over += 1;
         }
+        if !self.costs.is_open {
+            self.costs.begin(cpu);
+        }
+        if now >= self.costs.due {
+            self.publish_costs(now);
+        }
     }
 
     /// A call ends; `returned` is null when it did not return.
@@ -553,6 +643,12 @@ impl Tracer {
             cpu: cpu.saturating_sub(open.cpu),
             memory: php::memory() as i64 - open.memory as i64,
         });
+        if depth == 0 {
+            self.costs.end(cpu);
+        }
+        if now >= self.costs.due {
+            self.publish_costs(now);
+        }
     }
 
     /// Ends the open calls from the innermost down to `keep`: nobody else will.
@@ -646,6 +742,13 @@ impl Tracer {
             return;
         }
         let (open, base) = self.fibers.remove(&to).unwrap_or_default();
+        // A fiber's first call opens the next stretch; what it goes on with is open.
+        let now = self.clock.now();
+        let cpu = self.clock.cpu(now);
+        self.costs.end(cpu);
+        if base as usize + open.len() > 0 {
+            self.costs.begin(cpu);
+        }
         let left = std::mem::replace(&mut self.open, open);
         let left_base = std::mem::replace(&mut self.base, base);
         if self.fibers.len() < FIBERS_MAX {

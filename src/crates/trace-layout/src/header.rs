@@ -1,6 +1,7 @@
 //! The header page of a trace file: whose it is, how far its ring has come, whether the tracer
 //! traces, and the *activity*: busy or idle since when. The activity is stamped at the beginning
-//! and the end of each request even when nobody listens.
+//! and the end of each request even when nobody listens. While calls are recorded it also has the
+//! *count*: what they cost so far.
 
 use core::mem::{offset_of, size_of};
 
@@ -44,7 +45,12 @@ pub struct FileHeader {
     pub tracing: u32,
     /// The session of the switch that it traces for, or traced last.
     pub session: u32,
-    pub reserved_2: [u64; 5],
+    /// Even: the count is whole. Odd: it is being written. 0: there never was one.
+    pub count_seq: u64,
+    pub counted_since: u64,
+    pub counted_at: u64,
+    pub counted_cpu: u64,
+    pub memory: u64,
     /// Even: whole. Odd: being written.
     pub activity_seq: u64,
     pub state: u32,
@@ -65,6 +71,9 @@ pub struct FileHeader {
 }
 
 pub const AT_HEAD: usize = offset_of!(FileHeader, head);
+pub const AT_COUNT: usize = offset_of!(FileHeader, count_seq);
+/// Its sequence number and four figures.
+pub const COUNT_LEN: usize = 40;
 pub const AT_ACTIVITY: usize = offset_of!(FileHeader, activity_seq);
 
 const _: () = {
@@ -83,6 +92,12 @@ const _: () = {
     assert!(offset_of!(FileHeader, beat) == 72);
     assert!(offset_of!(FileHeader, tracing) == 80);
     assert!(offset_of!(FileHeader, session) == 84);
+    assert!(AT_COUNT == 88);
+    assert!(AT_COUNT + COUNT_LEN == AT_ACTIVITY);
+    assert!(offset_of!(FileHeader, counted_since) == 96);
+    assert!(offset_of!(FileHeader, counted_at) == 104);
+    assert!(offset_of!(FileHeader, counted_cpu) == 112);
+    assert!(offset_of!(FileHeader, memory) == 120);
     assert!(AT_ACTIVITY == 128);
     assert!(offset_of!(FileHeader, state) == 136);
     assert!(offset_of!(FileHeader, since) == 144);
@@ -130,6 +145,20 @@ pub struct Header {
     pub beat: u64,
     pub tracing: Tracing,
     pub session: u32,
+}
+
+/// What recorded calls cost, as of the moment `at`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Count {
+    /// When recording went on, and when this was counted last: in a call, or at a request's end.
+    pub since: u64,
+    pub at: u64,
+    /// CPU time in calls since then: the sum of their self times. Calls that were open when
+    /// recording went on count from that moment.
+    pub cpu: u64,
+    /// What the interpreter held then, in bytes, by its own count: `memory_get_usage()`.
+    /// 0: not known.
+    pub memory: u64,
 }
 
 /// Busy or idle, since when, with what.
@@ -221,4 +250,31 @@ pub fn parse_activity(page: &[u8; PAGE]) -> Result<(u64, Activity<'_>), Bad> {
             function: text(172, 688, FUNCTION_MAX)?,
         },
     ))
+}
+
+/// The count out of a header page, from [`AT_COUNT`] on, and its sequence number, as
+/// [`parse_activity`] has one. `None`: nothing is known of what calls cost. A tracer older than the
+/// count left zeros there.
+///
+/// # Errors
+/// [`Bad::Torn`] while it is written, [`Bad::Value`] when it cannot be: counted before it was begun,
+/// or more CPU time than time.
+pub fn parse_count(bytes: &[u8; COUNT_LEN]) -> Result<(u64, Option<Count>), Bad> {
+    let seq = u64_at(bytes, 0);
+    if seq % 2 == 1 {
+        return Err(Bad::Torn);
+    }
+    let count = Count {
+        since: u64_at(bytes, 8),
+        at: u64_at(bytes, 16),
+        cpu: u64_at(bytes, 24),
+        memory: u64_at(bytes, 32),
+    };
+    if count.since == 0 {
+        return Ok((seq, None));
+    }
+    match count.at.checked_sub(count.since) {
+        Some(span) if count.cpu <= span => Ok((seq, Some(count))),
+        _ => Err(Bad::Value),
+    }
 }

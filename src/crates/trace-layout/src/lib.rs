@@ -28,7 +28,9 @@ pub mod switch;
 pub mod watch;
 pub mod writer;
 
-pub use header::{Activity, ActivityState, Header, Tracing, parse_activity, parse_header};
+pub use header::{
+    Activity, ActivityState, Count, Header, Tracing, parse_activity, parse_count, parse_header,
+};
 pub use record::{Kind, Record, parse_record};
 pub use switch::{Switch, SwitchState};
 pub use writer::{Identity, Slot, Writer};

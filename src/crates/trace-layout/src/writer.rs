@@ -7,7 +7,9 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::header::{self, ActivityState, FUNCTION_MAX, FileHeader, SCRIPT_MAX, Tracing, URI_MAX};
+use crate::header::{
+    self, ActivityState, Count, FUNCTION_MAX, FileHeader, SCRIPT_MAX, Tracing, URI_MAX,
+};
 use crate::record::{
     CUT_FILE, CUT_NAME, CUT_VALUES, FILE_MAX, Kind, NAME_MAX, Record, RecordHeader, TEXT,
 };
@@ -232,6 +234,23 @@ impl Writer {
             // SAFETY: as in `busy`.
             unsafe { (*header).function_len = len as u16 };
         });
+    }
+
+    /// What recorded calls cost so far; `None`: not known.
+    pub fn count(&mut self, count: Option<&Count>) {
+        let seq = self.u64_at(header::AT_COUNT);
+        let before = seq.load(Ordering::Relaxed);
+        seq.store(before | 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let header = self.base.cast::<FileHeader>();
+        // SAFETY: the header is inside the region, which is aligned and ours to write.
+        unsafe {
+            (*header).counted_since = count.map_or(0, |count| count.since);
+            (*header).counted_at = count.map_or(0, |count| count.at);
+            (*header).counted_cpu = count.map_or(0, |count| count.cpu);
+            (*header).memory = count.map_or(0, |count| count.memory);
+        }
+        seq.store((before | 1).wrapping_add(1), Ordering::Release);
     }
 
     fn stamp(&mut self, write: impl FnOnce(*mut FileHeader)) {

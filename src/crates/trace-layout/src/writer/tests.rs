@@ -5,7 +5,8 @@ use std::vec::Vec;
 use std::{format, thread};
 
 use super::*;
-use crate::{Bad, UNKNOWN, parse_activity, parse_header, parse_record, record_offset};
+use crate::header::{AT_COUNT, COUNT_LEN};
+use crate::{Bad, UNKNOWN, parse_activity, parse_count, parse_header, parse_record, record_offset};
 
 const OF: Identity =
     Identity { pid: 42, start: 777, runtime: 1, runtime_version: 80236, flags: 0, created: 9 };
@@ -146,6 +147,36 @@ fn the_activity_tells_who_is_busy_with_what() {
     writer.beat(99);
     let header = parse_header(&page(base)).unwrap();
     assert_eq!((header.tracing, header.session, header.beat), (Tracing::OffStale, 12, 99));
+}
+
+#[test]
+fn the_count_tells_what_calls_cost_and_zeros_tell_nothing() {
+    let mut region = Region::new(8);
+    let base = region.base() as usize;
+    let mut writer = region.writer(8);
+    let read = || {
+        let mut bytes = [0; COUNT_LEN];
+        copy(base, AT_COUNT, &mut bytes);
+        parse_count(&bytes)
+    };
+    assert_eq!(read(), Ok((0, None)), "nothing was counted, and an older tracer never does");
+    let count = Count { since: 5, at: 25, cpu: 20, memory: 1 << 21 };
+    writer.count(Some(&count));
+    assert_eq!(read(), Ok((2, Some(count))));
+    assert_eq!(parse_activity(&page(base)).unwrap().0, 0, "the activity is left alone");
+    writer.count(None);
+    assert_eq!(read(), Ok((4, None)));
+    for (bad, why) in [
+        (Count { at: 4, ..count }, Bad::Value),
+        (Count { cpu: 21, ..count }, Bad::Value),
+        (Count { since: u64::MAX, ..count }, Bad::Value),
+    ] {
+        writer.count(Some(&bad));
+        assert_eq!(read(), Err(why), "{bad:?}");
+    }
+    let mut bytes = [0; COUNT_LEN];
+    bytes[0] = 3;
+    assert_eq!(parse_count(&bytes), Err(Bad::Torn));
 }
 
 #[test]
