@@ -1,5 +1,6 @@
 //! `nbguard apps`: what the processes of each container work for, what that uses, and who of them
-//! is at work. Two looks half a second apart; works without the daemon.
+//! is at work. Two looks half a second apart; works without the daemon. CPU time is what a tracer
+//! counted where calls are recorded, else the kernel's; what shares are shares of is the kernel's.
 
 use std::cmp::Reverse;
 use std::io::{self, Write};
@@ -15,15 +16,14 @@ use crate::cli::out::{self, CELL_MAX, LINE_MAX, Paint, safe};
 use crate::config::Resource;
 use crate::config::quantity::parse_share;
 use crate::facts::{Activity, Field};
-use crate::policy::apps::{App, Applications, is_over};
+use crate::policy::activity::TICK_US;
+use crate::policy::apps::{App, Applications, By, is_over};
 use crate::units::{Bytes, Share};
 
 /// Between the two looks: fifty ticks of CPU time.
 const SPAN: Duration = Duration::from_millis(500);
 /// Version of the JSON's shape.
 const SCHEMA: u32 = 1;
-/// A tick of `stat`: USER_HZ is 100 on every architecture that is guarded.
-const TICK_US: u64 = 10_000;
 
 #[derive(Args, Debug)]
 pub struct AppsArgs {
@@ -83,6 +83,10 @@ struct AppView {
     memory_share: Option<f64>,
     cpu_us: Option<u64>,
     cpu_share: Option<f64>,
+    /// Who says how much CPU time: `traced`, the tracer, of its calls; `kernel`; or `both`.
+    cpu_source: Option<&'static str>,
+    /// What the interpreters in which calls are recorded hold, by their own word. `null`: not known.
+    interpreter_memory: Option<Bytes>,
     /// Of the resource that was asked about. `null`: not known.
     over: Option<bool>,
     busy: u32,
@@ -97,6 +101,8 @@ struct ProcessView {
     name: String,
     memory: Bytes,
     cpu_us: Option<u64>,
+    cpu_source: Option<&'static str>,
+    interpreter_memory: Option<Bytes>,
     /// `busy`, `idle`, `unknown`.
     activity: &'static str,
     /// For how long, as far as that is known.
@@ -155,7 +161,7 @@ fn view(watched: &Watched, args: &AppsArgs) -> Box_ {
         }
         let over = match resource {
             Of::Memory => is_over(app.memory.0, watched.total.0, ratio),
-            Of::Cpu => app.cpu.zip(all).and_then(|(cpu, all)| is_over(cpu, all, ratio)),
+            Of::Cpu => app.used.zip(all).and_then(|(cpu, all)| is_over(cpu, us(all), ratio)),
         };
         applications.push(app_view(watched, &sums, place, app, over));
     }
@@ -206,8 +212,10 @@ fn app_view(
         processes_total: app.processes,
         memory: app.memory,
         memory_share: share(app.memory.0, watched.total.0),
-        cpu_us: app.cpu.map(us),
-        cpu_share: app.cpu.zip(all).and_then(|(cpu, all)| share(cpu, all)),
+        cpu_us: app.used,
+        cpu_share: app.used.zip(all).and_then(|(cpu, all)| share(cpu, us(all))),
+        cpu_source: app.used.map(|_| app.used_by().as_str()),
+        interpreter_memory: app.held,
         over,
         busy: count("busy"),
         idle: count("idle"),
@@ -228,6 +236,9 @@ fn process(watched: &Watched, index: usize) -> Option<ProcessView> {
         Activity::Idle { since, by } => (Some(since), Some(by)),
         Activity::Unknown(_) => (None, None),
     };
+    let traced = watched.activities.traced(proc.key);
+    let cpu_us = traced.or(watched.activities.used(proc.key).map(us));
+    let source = if traced.is_some() { By::Tracer } else { By::Kernel };
     let memory = match proc.memory {
         Field::Known(memory) => memory.anon.plus(memory.shmem).plus(memory.swap),
         Field::Unknown(_) => proc.rss,
@@ -236,7 +247,9 @@ fn process(watched: &Watched, index: usize) -> Option<ProcessView> {
         pid: proc.key.pid,
         name: crate::parse::escape(proc.comm.bytes(), CELL_MAX),
         memory,
-        cpu_us: watched.activities.used(proc.key).map(us),
+        cpu_us,
+        cpu_source: cpu_us.map(|_| source.as_str()),
+        interpreter_memory: watched.activities.held(proc),
         activity: activity.as_str(),
         for_us: since.map(|at| u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX)),
         by: by.map(|by| by.as_str()),
@@ -281,8 +294,10 @@ fn tell(boxes: &[Box_], paint: Paint, out: &mut dyn Write) -> Result<(), Failure
             ">PROCESSES",
             ">MEMORY",
             ">OF TOTAL",
+            ">IN PHP",
             ">CPU",
             ">OF CPU",
+            "BY",
             "OVER",
             "AT WORK",
         ];
@@ -293,11 +308,16 @@ fn tell(boxes: &[Box_], paint: Paint, out: &mut dyn Write) -> Result<(), Failure
             .flat_map(|app| app.processes.iter().map(move |process| (app, process)))
             .map(|(app, process)| process_row(app, process))
             .collect();
-        let headings = ["  PID", "NAME", "APPLICATION", ">MEMORY", ">CPU", "ACTIVITY"];
+        let headings =
+            ["  PID", "NAME", "APPLICATION", ">MEMORY", ">IN PHP", ">CPU", "BY", "ACTIVITY"];
         writeln!(out)?;
         write!(out, "{}", out::table(&headings, &rows))?;
     }
     Ok(())
+}
+
+fn bytes(of: Option<Bytes>) -> String {
+    of.map_or_else(|| "-".to_owned(), |of| of.to_string())
 }
 
 fn app_row(app: &AppView, paint: Paint) -> Vec<String> {
@@ -321,8 +341,10 @@ fn app_row(app: &AppView, paint: Paint) -> Vec<String> {
         app.processes_total.to_string(),
         app.memory.to_string(),
         percent(app.memory_share),
+        bytes(app.interpreter_memory),
         app.cpu_us.map_or_else(|| "-".to_owned(), out::micros),
         percent(app.cpu_share),
+        app.cpu_source.unwrap_or("-").to_owned(),
         over,
         at_work.join(", "),
     ]
@@ -344,7 +366,9 @@ fn process_row(app: &AppView, process: &ProcessView) -> Vec<String> {
         process.name.clone(),
         app.application.clone().unwrap_or_default(),
         process.memory.to_string(),
+        bytes(process.interpreter_memory),
         process.cpu_us.map_or_else(|| "-".to_owned(), out::micros),
+        process.cpu_source.unwrap_or("-").to_owned(),
         activity,
     ]
 }

@@ -123,6 +123,11 @@ impl Inside {
                 let switches = procs::read_switches(&self.world.roots, key.pid, &mut buffer);
                 watched.activities.switched(key, at, switches);
             }
+            if watched.nature(index) == Nature::Php {
+                let (roots, key) = (&self.world.roots, watched.seen.procs[index].key);
+                let heard = inside::hear_page(roots, Path::new(inside::DIR), key, &mut buffer);
+                heard.tell(&mut watched.activities, now());
+            }
         }
         watched.is_there = true;
         Ok(())

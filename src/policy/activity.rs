@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::facts::{Activity, Field, Proc, Source, Why};
 use crate::ids::ProcKey;
 use crate::policy::identity::Claim;
-use crate::units::Moment;
+use crate::units::{Bytes, Moment};
 
 /// Processes remembered for one domain, as many as identities are.
 pub const MAX_PROCESSES: usize = super::identity::MAX_IDENTITIES;
@@ -34,6 +34,10 @@ const CALM_PART: u64 = 100;
 const SPAN_MIN: Duration = Duration::from_millis(100);
 /// USER_HZ: what Linux counts CPU time of processes in, on every architecture that is guarded.
 const TICKS_PER_SECOND: u64 = 100;
+/// A tick, in microseconds.
+pub const TICK_US: u64 = 1_000_000 / TICKS_PER_SECOND;
+/// A count belongs to a look that is no further away.
+const NEAR: Duration = Duration::from_millis(100);
 
 /// What a process is, as far as its CPU time is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +71,28 @@ pub enum Said {
         since: Moment,
     },
     Unknown(Why),
+}
+
+/// What a process's calls cost, by the count of the tracer in it: its own word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// Which count it is: when it was begun, on the tracer's clock.
+    pub since: u64,
+    /// CPU time of all calls so far, in nanoseconds.
+    pub cpu: u64,
+    /// What its interpreter holds. `None`: not known.
+    pub memory: Option<Bytes>,
+}
+
+/// When it was read, and what it was.
+type Read = Option<(Moment, Counted)>;
+
+/// The counts of one process that belong to the looks.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    before: Read,
+    at: Read,
+    again: Read,
 }
 
 /// The activities of one domain's processes.
@@ -114,6 +140,8 @@ struct Entry {
     switches_at: Moment,
     said: Option<(Moment, Source, Said)>,
     text: Option<Box<str>>,
+    /// Of the few in which calls are recorded.
+    counts: Option<Box<Counts>>,
     turn: u32,
 }
 
@@ -204,6 +232,50 @@ impl Activities {
         used.map_or(Field::Unknown(Why::NotRead), Field::Known)
     }
 
+    /// Takes in what the tracer of a process counted, at the moment when that was read. To be told
+    /// right after a look.
+    pub fn count(&mut self, key: ProcKey, now: Moment, counted: Option<Counted>) {
+        let Some(known) = self.known.as_mut() else { return };
+        let Some(entry) = known.entries.get_mut(&key) else { return };
+        if counted.is_none() && entry.counts.is_none() {
+            return;
+        }
+        let counts = entry.counts.get_or_insert_default();
+        let (slot, look) = match known.again {
+            Some(_) => (&mut counts.again, known.again),
+            None => (&mut counts.at, known.at),
+        };
+        // The first beside a look is the one of its moment.
+        if near(*slot, look).is_none() {
+            *slot = counted.map(|counted| (now, counted));
+        }
+    }
+
+    /// CPU time of its calls between the latest two looks, in microseconds, where its tracer counted
+    /// at both; never more than the kernel saw it use.
+    pub fn traced(&self, key: ProcKey) -> Option<u64> {
+        let known = self.known.as_ref()?;
+        let entry = known.entries.get(&key)?;
+        let (from, to) = known.counts(entry)?;
+        if from.since != to.since {
+            return None;
+        }
+        let ran = to.cpu.checked_sub(from.cpu)? / 1_000;
+        Some(ran.min(entry.used?.saturating_mul(TICK_US)))
+    }
+
+    /// What the interpreter of a process held at the latest look, by its own word: never more than
+    /// its resident set.
+    pub fn held(&self, proc: &Proc) -> Option<Bytes> {
+        let known = self.known.as_ref()?;
+        let counts = known.entries.get(&proc.key)?.counts.as_deref()?;
+        let memory = match known.again {
+            Some(_) => near(counts.again, known.again),
+            None => near(counts.at, known.at),
+        };
+        Some(memory?.memory?.min(proc.rss))
+    }
+
     /// How long there was between the latest two looks.
     pub fn span(&self) -> Option<Duration> {
         let known = self.known.as_ref()?;
@@ -243,6 +315,9 @@ impl Known {
             if let Some(entry) = self.entries.get_mut(&proc.key) {
                 entry.used = proc.ticks.checked_sub(entry.base);
                 entry.base = proc.ticks;
+                if let Some(counts) = &mut entry.counts {
+                    **counts = Counts { before: counts.at, ..Counts::default() };
+                }
                 entry.look(now, proc.ticks);
                 entry.turn = turn;
             } else if self.entries.len() < MAX_PROCESSES {
@@ -252,6 +327,23 @@ impl Known {
         }
         self.entries.retain(|_, entry| entry.turn == turn);
     }
+}
+
+impl Known {
+    /// The counts of the latest two looks.
+    fn counts(&self, entry: &Entry) -> Option<(Counted, Counted)> {
+        let counts = entry.counts.as_deref()?;
+        match self.again {
+            Some(_) => Some((near(counts.at, self.at)?, near(counts.again, self.again)?)),
+            None => Some((near(counts.before, self.before)?, near(counts.at, self.at)?)),
+        }
+    }
+}
+
+/// What was read beside that look, and not long before it or after.
+fn near(read: Read, look: Option<Moment>) -> Option<Counted> {
+    let ((at, counted), look) = (read?, look?);
+    (at.since(look).max(look.since(at)) <= NEAR).then_some(counted)
 }
 
 impl Entry {
@@ -273,6 +365,7 @@ impl Entry {
             switches_at: now,
             said: None,
             text: None,
+            counts: None,
             turn,
         }
     }
@@ -589,6 +682,85 @@ mod tests {
         );
         let used = [20, 30].map(|pid| activities.used_by(world.proc(pid)));
         assert_eq!(used, [Field::Known(24), Field::Known(4)]);
+    }
+
+    const MS: u64 = 1_000;
+
+    /// A count `late` microseconds after the second, of so many milliseconds of CPU time.
+    fn count(activities: &mut Activities, second: u64, late: u64, since: u64, cpu_ms: u64) {
+        let memory = Some(Bytes::mib(2));
+        let counted = Counted { since, cpu: cpu_ms * 1_000_000, memory };
+        activities.count(key(20), Moment(second * SECOND + late), Some(counted));
+    }
+
+    #[test]
+    fn what_a_tracer_counted_is_believed_up_to_what_the_kernel_saw() {
+        // Ticks between the looks, both counts (when, since, milliseconds), microseconds of it.
+        for (ticks, from, to, expected, why) in [
+            (25, (0, 1, 40), (0, 1, 140), Some(100_000), "what its calls ran"),
+            (25, (0, 1, 40), (0, 1, 290), Some(250_000), "all of it"),
+            (25, (0, 1, 40), (0, 1, 9_000), Some(250_000), "no more than the kernel saw"),
+            (0, (0, 1, 40), (0, 1, 9_000), Some(0), "of nothing, nothing"),
+            (25, (0, 1, 40), (0, 1, 40), Some(0), "it was at work outside its calls"),
+            (25, (0, 1, 40), (0, 2, 140), None, "another count"),
+            (25, (0, 1, 40), (0, 1, 39), None, "it went back"),
+            (25, (90 * MS, 1, 40), (5 * MS, 1, 140), Some(100_000), "beside the looks"),
+            (25, (101 * MS, 1, 40), (0, 1, 140), None, "long after the first"),
+            (25, (0, 1, 40), (101 * MS, 1, 140), None, "long after the second"),
+            (25, (0, 1, u64::MAX / 1_000_000), (0, 1, 0), None, "nonsense"),
+        ] {
+            let mut activities = looks(&[(0, 50)]);
+            count(&mut activities, 0, from.0, from.1, from.2);
+            assert_eq!(activities.traced(key(20)), None, "one look");
+            look(&mut activities, 10, 50 + ticks);
+            assert_eq!(activities.traced(key(20)), None, "one count");
+            count(&mut activities, 10, to.0, to.1, to.2);
+            assert_eq!(activities.traced(key(20)), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_count_belongs_to_its_look_and_without_one_nothing_is_known() {
+        let mut activities = looks(&[(0, 50)]);
+        count(&mut activities, 0, 0, 1, 40);
+        // A second question beside the same look is answered later.
+        count(&mut activities, 0, 50 * MS, 1, 60);
+        look(&mut activities, 10, 75);
+        count(&mut activities, 10, 0, 1, 140);
+        assert_eq!(activities.traced(key(20)), Some(100_000));
+        // Between an event and a signal: since the latest look.
+        let mut world = World::new();
+        world.bare(20, 1).proc(20).ticks = 80;
+        activities.look_again(at(11), &world.procs);
+        assert_eq!(activities.traced(key(20)), None, "not asked yet");
+        count(&mut activities, 11, 0, 1, 170);
+        assert_eq!(activities.traced(key(20)), Some(30_000));
+        look(&mut activities, 20, 90);
+        activities.count(key(20), at(20), None);
+        assert_eq!(activities.traced(key(20)), None, "it is traced no more");
+        look(&mut activities, 30, 99);
+        count(&mut activities, 30, 0, 1, 300);
+        assert_eq!(activities.traced(key(20)), None, "of one end only");
+        assert_eq!(Activities::default().traced(key(20)), None);
+    }
+
+    #[test]
+    fn an_interpreter_holds_no_more_than_its_process() {
+        let mut activities = looks(&[(0, 50)]);
+        let mut world = World::new();
+        world.bare(20, 1);
+        let proc = world.proc(20);
+        proc.rss = Bytes::mib(8);
+        assert_eq!(activities.held(proc), None);
+        count(&mut activities, 0, 0, 1, 40);
+        assert_eq!(activities.held(proc), Some(Bytes::mib(2)));
+        proc.rss = Bytes::mib(1);
+        assert_eq!(activities.held(proc), Some(Bytes::mib(1)));
+        let unknown = Counted { since: 1, cpu: 0, memory: None };
+        look(&mut activities, 10, 50);
+        assert_eq!(activities.held(proc), None, "that was at an earlier look");
+        activities.count(key(20), at(10), Some(unknown));
+        assert_eq!(activities.held(proc), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::facts::{Field, Proc, Why};
-use crate::policy::activity::Activities;
+use crate::policy::activity::{Activities, TICK_US};
 use crate::policy::identity::Identities;
 use crate::policy::tree::Forest;
 use crate::units::{Bytes, Share};
@@ -32,9 +32,44 @@ pub struct App {
     shared: Bytes,
     /// CPU ticks between the latest two looks. `None`: there were no two, or not of all processes.
     pub cpu: Option<u64>,
+    /// The same in microseconds: what its tracer counted where calls of a process are recorded, else
+    /// what the kernel did.
+    pub used: Option<u64>,
+    /// Processes that a tracer counted for.
+    pub traced: u32,
+    /// What the interpreters hold of those in which calls are recorded. `None`: of nobody known.
+    pub held: Option<Bytes>,
+}
+
+/// Who says how much CPU time was used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    Kernel,
+    Tracer,
+    /// Of some processes the one, of some the other.
+    Both,
+}
+
+impl By {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            By::Kernel => "kernel",
+            By::Tracer => "traced",
+            By::Both => "both",
+        }
+    }
 }
 
 impl App {
+    /// Whose word [`App::used`] is.
+    pub fn used_by(&self) -> By {
+        match self.traced {
+            0 => By::Kernel,
+            all if all == self.processes => By::Tracer,
+            _ => By::Both,
+        }
+    }
+
     fn hold(&mut self, proc: &Proc) {
         let (private, shared) = match proc.memory {
             Field::Known(memory) => (memory.anon.plus(memory.swap), memory.shmem),
@@ -96,6 +131,9 @@ impl Applications {
                     memory: Bytes::ZERO,
                     shared: Bytes::ZERO,
                     cpu,
+                    used: cpu,
+                    traced: 0,
+                    held: None,
                 });
             }
             self.of[number as usize] = self.apps.len() as u32 - 1;
@@ -106,7 +144,15 @@ impl Applications {
                 if !proc.is_zombie() {
                     app.processes += 1;
                     app.hold(proc);
-                    app.cpu = app.cpu.zip(used(proc)).map(|(sum, more)| sum.saturating_add(more));
+                    let ticks = used(proc);
+                    app.cpu = add(app.cpu, ticks);
+                    let traced = activities.traced(proc.key).filter(|_| has_looked_twice);
+                    app.traced += u32::from(traced.is_some());
+                    let kernels = ticks.map(|ticks| ticks.saturating_mul(TICK_US));
+                    app.used = add(app.used, traced.or(kernels));
+                    if let Some(held) = activities.held(proc) {
+                        app.held = Some(app.held.unwrap_or(Bytes::ZERO).plus(held));
+                    }
                 }
             }
         }
@@ -160,6 +206,11 @@ impl Applications {
     }
 }
 
+/// Unknown and something is unknown.
+fn add(sum: Option<u64>, more: Option<u64>) -> Option<u64> {
+    Some(sum?.saturating_add(more?))
+}
+
 /// Whether a part is over a ratio of the whole: exactly at it is not over. `None` of nothing.
 pub fn is_over(part: u64, whole: u64, ratio: Share) -> Option<bool> {
     let (part, whole) = (u128::from(part), u128::from(whole));
@@ -169,6 +220,7 @@ pub fn is_over(part: u64, whole: u64, ratio: Share) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::activity::Counted;
     use crate::policy::identity::PhpRole;
     use crate::policy::world::{INIT, World};
     use crate::units::Moment;
@@ -275,6 +327,52 @@ mod tests {
         }
         let lines = build(&mut world, &activities, &mut apps);
         assert!(lines.contains(&"pool:www 2/3 84.0 MiB Some(164)".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn where_calls_are_recorded_their_cpu_time_counts_and_the_kernels_of_the_others() {
+        let (mut world, mut activities, mut apps) = host();
+        build(&mut world, &activities, &mut apps);
+        let figures = |world: &World, apps: &Applications, name: &str| {
+            let root = |app: &&App| world.forest.workloads()[app.first as usize].root;
+            let app = apps.apps().iter().find(|app| world.ids.application(root(app)) == Some(name));
+            let app = app.unwrap();
+            (app.used, app.used_by(), app.held)
+        };
+        let of_kernel = (Some(520_000), By::Kernel, None);
+        assert_eq!(figures(&world, &apps, "pool:shop"), of_kernel);
+        // Of pid 51, 52 and 70: 100 ms each; of 53 nobody counted, nor of its child.
+        for (look, ms) in LOOKS.into_iter().zip([50u64, 150]) {
+            if look == LOOKS[0] {
+                activities = Activities::default();
+                for proc in &mut world.procs {
+                    proc.ticks -= u64::from(proc.key.pid);
+                }
+            } else {
+                for proc in &mut world.procs {
+                    proc.ticks += u64::from(proc.key.pid);
+                }
+            }
+            activities.look(look, &world.procs);
+            for pid in [51, 52, 70] {
+                let memory = (pid != 70).then_some(Bytes::mib(1));
+                let counted = Counted { since: 7, cpu: ms * 1_000_000, memory };
+                let key = world.proc(pid).key;
+                activities.count(key, look, Some(counted));
+            }
+        }
+        for proc in &mut world.procs {
+            proc.rss = Bytes::mib(64);
+        }
+        build(&mut world, &activities, &mut apps);
+        let mib = Some(Bytes::mib(1));
+        assert_eq!(figures(&world, &apps, "pool:shop"), (Some(100_000), By::Tracer, mib));
+        let www = 100_000 + (53 + 60) * TICK_US;
+        assert_eq!(figures(&world, &apps, "pool:www"), (Some(www), By::Both, mib));
+        assert_eq!(figures(&world, &apps, "script:/job.php"), (Some(100_000), By::Tracer, None));
+        // The whole is the kernel's.
+        let all: u64 = world.procs.iter().map(|proc| u64::from(proc.key.pid)).sum();
+        assert_eq!(apps.cpu_total(0), Some(all));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::config::glob::NameGlob;
 use crate::config::{Clear, Resource, Settings};
 use crate::facts::{Activity, Proc, Why};
 use crate::ids::ProcKey;
-use crate::policy::activity::{Activities, Nature};
+use crate::policy::activity::{Activities, Nature, TICK_US};
 use crate::policy::apps::{self, App, Applications};
 use crate::policy::decide::{Case, Exclusion, Gate, HoldReason, KillWhy};
 use crate::policy::identity::Identities;
@@ -116,6 +116,7 @@ impl Whole {
         Share::of(app.memory, self.memory)
     }
 
+    /// By the kernel alone: the record has the same after the end, when nobody asks a tracer.
     pub fn cpu_share(&self, app: &App) -> Option<Share> {
         Share::of(Bytes(app.cpu?), Bytes(self.cpu?))
     }
@@ -124,7 +125,7 @@ impl Whole {
     fn of(&self, app: &App, resource: Resource) -> Option<(u64, u64)> {
         match resource {
             Resource::Memory => Some((app.memory.0, self.memory.0)),
-            Resource::Cpu => Some((app.cpu?, self.cpu?)),
+            Resource::Cpu => Some((app.used?, self.cpu?.saturating_mul(TICK_US))),
         }
     }
 

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::log::{debug, warn};
-use trace_layout::PAGE;
 use trace_layout::header::ActivityState;
+use trace_layout::{Count, PAGE};
 
 use super::helper::{Answer, Asker, Reply};
 use super::{Domain, Reactor};
@@ -25,14 +25,14 @@ use crate::host::procs;
 use crate::ids::ProcKey;
 use crate::parse::escape::escape;
 use crate::parse::stack_json::{Stack, State};
-use crate::policy::activity::{Activities, MAX_TEXT, Nature, Said};
+use crate::policy::activity::{Activities, Counted, MAX_TEXT, Nature, Said};
 use crate::policy::episode::Input;
 use crate::policy::identity::Claim;
 use crate::report::counters::Tally;
 use crate::roots::{Buffer, Roots};
 use crate::runtime::stack::{self, Missing};
 use crate::trace::{self, page};
-use crate::units::Moment;
+use crate::units::{Bytes, Moment};
 
 /// The buffers are on the heap, a page of a tracer is not.
 const STACK: usize = 128 * 1024;
@@ -109,6 +109,8 @@ pub struct Heard {
     stack: Option<Box<Stack>>,
     /// Of a stack: how often the main thread had left the CPU, before and after as often.
     switches: Option<u64>,
+    /// Of a page: what the tracer counted up to then.
+    counted: Option<Counted>,
     missing: Option<Missing>,
     home: Asker,
 }
@@ -373,6 +375,9 @@ impl Heard {
             Word::Unknown(why) => Said::Unknown(why),
         };
         activities.switched(self.key, self.at(now), self.switches);
+        if self.by == Source::Tracer {
+            activities.count(self.key, self.at(now), self.counted);
+        }
         activities.say(self.key, self.at(now), self.by, said, self.text.as_deref());
     }
 
@@ -446,6 +451,12 @@ pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -
     let read = page::read(roots, dir, key, buffer, &mut room);
     let after = procs::read_switches(roots, key.pid, buffer);
     let switches = before.filter(|_| before == after);
+    let count = read.as_ref().ok().and_then(|page| page.count_at(trace::now()));
+    let counted = count.map(|Count { since, cpu, memory, .. }| Counted {
+        since,
+        cpu,
+        memory: (memory > 0).then_some(Bytes(memory)),
+    });
     let (word, text) = match &read {
         Ok(page) => {
             let activity = &page.activity;
@@ -462,7 +473,7 @@ pub fn hear_page(roots: &Roots, dir: &Path, key: ProcKey, buffer: &mut Buffer) -
     };
     let (at, by) = (Instant::now(), Source::Tracer);
     let (stack, missing, home) = (None, None, None);
-    Heard { key, at, by, word, text, stack, switches, missing, home }
+    Heard { key, at, by, word, text, stack, switches, counted, missing, home }
 }
 
 /// What its stack says, as `nbguard stack` reads it.
@@ -482,12 +493,14 @@ pub fn hear_stack(roots: &Roots, tool: &Path, key: ProcKey, buffer: &mut Buffer)
             };
             let text = stack.function.as_deref().map(Box::from);
             let stack = Some(Box::new(stack));
-            Heard { key, at, by, word, text, stack, switches, missing: None, home: None }
+            let (counted, missing, home) = (None, None, None);
+            Heard { key, at, by, word, text, stack, switches, counted, missing, home }
         }
         Err(missing) => {
             let word = Word::Unknown(missing.why());
             let missing = Some(missing);
-            Heard { key, at, by, word, text: None, stack: None, switches, missing, home: None }
+            let (text, stack, counted, home) = (None, None, None, None);
+            Heard { key, at, by, word, text, stack, switches, counted, missing, home }
         }
     }
 }

@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use nix::libc::{S_IFMT, S_IFREG};
 use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
-use trace_layout::{Activity, Bad, Header, PAGE, TRACE_SUFFIX, header};
+use trace_layout::{Activity, Bad, Count, Header, PAGE, TRACE_SUFFIX, header};
 
 use super::place::{Name, Place};
 use super::{NEEDS_PTRACE, Trouble};
@@ -108,6 +108,21 @@ impl<'d> TraceFile<'d> {
             Ok((_, activity)) => Ok(activity),
             Err(bad) => Err(self.bad(bad)),
         }
+    }
+
+    /// What recorded calls cost; `None` where that is not known, or cannot be.
+    pub fn read_count(&self) -> Option<Count> {
+        for _ in 0..TRIES {
+            let (mut bytes, mut again) = ([0; header::COUNT_LEN], [0; 8]);
+            self.read_at(&mut bytes, header::AT_COUNT).ok()?;
+            self.read_at(&mut again, header::AT_COUNT).ok()?;
+            match trace_layout::parse_count(&bytes) {
+                Ok((seq, count)) if seq == u64::from_ne_bytes(again) => return count,
+                Ok(_) | Err(Bad::Torn) => {}
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     /// Exactly so many bytes.

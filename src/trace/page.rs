@@ -5,20 +5,42 @@
 
 use std::path::Path;
 
-use trace_layout::{Activity, PAGE};
+use trace_layout::{Activity, ActivityState, Count, PAGE, Tracing};
 
 use super::{Place, Target, TraceFile};
 use crate::facts::Why;
 use crate::ids::ProcKey;
 use crate::roots::{Buffer, Roots};
 
+/// How old a count may be of one that is in a request: twenty times what the tracer's own step is.
+/// Whoever has made no call for longer may have run all the while, which nobody counted.
+const FRESH_NS: u64 = 20_000_000;
+/// By how much a tracer's clock may be ahead: it reckons for a millisecond at a time.
+const AHEAD_NS: u64 = 1_000_000;
+
 /// What a tracer says of its process. Texts are as the process chose them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page<'p> {
     pub activity: Activity<'p>,
+    /// What recorded calls cost, while they are recorded.
+    pub count: Option<Count>,
     /// `runtime` and version of the interpreter: [`trace_layout::header::PHP`], 80236.
     pub runtime: u32,
     pub runtime_version: u32,
+}
+
+impl Page<'_> {
+    /// The count, where it has everything up to `now`: it is fresh, or the process is idle since it
+    /// was made. Without its memory where that is another by now.
+    pub fn count_at(&self, now: u64) -> Option<Count> {
+        let count = self.count.filter(|count| count.at <= now.saturating_add(AHEAD_NS))?;
+        let is_idle = self.activity.state == ActivityState::Idle;
+        if is_idle && count.at >= self.activity.since {
+            // What it held at the request's end was given back after it.
+            return Some(Count { memory: 0, ..count });
+        }
+        (!is_idle && now.saturating_sub(count.at) <= FRESH_NS).then_some(count)
+    }
 }
 
 /// The activity of exactly this process. `dir` is the directory as the process sees it, usually
@@ -41,5 +63,7 @@ pub fn read<'p>(
     let place = Place::open_calm(roots, target, dir, buffer).map_err(|trouble| trouble.why())?;
     let (file, header) = TraceFile::open(&place, page).map_err(|trouble| trouble.why())?;
     let activity = file.read_activity(page).map_err(|trouble| trouble.why())?;
-    Ok(Page { activity, runtime: header.runtime, runtime_version: header.runtime_version })
+    // After the activity: what it said of an end is counted by then.
+    let count = (header.tracing == Tracing::On).then(|| file.read_count()).flatten();
+    Ok(Page { activity, count, runtime: header.runtime, runtime_version: header.runtime_version })
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use trace_layout::switch::{self, ENTRIES_MIN, EntryValue};
 use trace_layout::writer::Page as Memory;
 use trace_layout::{
-    ActivityState, Bad, Identity, Kind, PAGE, Record, SLOT, Tracing, Writer, file_len,
+    ActivityState, Bad, Count, Identity, Kind, PAGE, Record, SLOT, Tracing, Writer, file_len,
 };
 
 use super::*;
@@ -218,6 +218,50 @@ fn the_activity_is_read_without_a_descriptor_or_a_heap_block_left() {
     bytes[trace_layout::header::AT_ACTIVITY] |= 1;
     world.write(&bytes);
     assert_eq!(world.page(), Err(Why::Malformed));
+}
+
+#[test]
+fn a_count_is_read_while_calls_are_recorded_and_only_what_reaches_up_to_now() {
+    const MS: u64 = 1_000_000;
+    let mut world = World::new("count");
+    world.prepare();
+    let mut writer = writer();
+    let count = Count { since: 5, at: 1_000 * MS, cpu: 7 * MS, memory: 1 << 20 };
+    writer.busy(900 * MS, 6, b"/srv/a.php", b"/a");
+    writer.count(Some(&count));
+    let read = |world: &mut World, writer: &Writer, now: u64| {
+        world.write(writer.bytes());
+        let mut page = [0; PAGE];
+        page::read(&world.roots, Path::new(DIR), KEY, &mut world.buffer, &mut page)
+            .unwrap()
+            .count_at(now)
+    };
+    assert_eq!(read(&mut world, &writer, 1_000 * MS), None, "calls are not recorded");
+    writer.tracing(Tracing::On, 1);
+    for (now, expected, why) in [
+        (1_001 * MS, Some(count), "fresh"),
+        (1_021 * MS, None, "it may have run since"),
+        (1_000 * MS - 1, Some(count), "its clock is a little ahead"),
+        (998 * MS, None, "of a time that is to come"),
+    ] {
+        assert_eq!(read(&mut world, &writer, now), expected, "{why}");
+    }
+    writer.idle(1_000 * MS, 6);
+    let idle = Count { memory: 0, ..count };
+    assert_eq!(read(&mut world, &writer, 9_000 * MS), Some(idle), "idle since it was counted");
+    writer.idle(1_001 * MS, 6);
+    assert_eq!(read(&mut world, &writer, 1_002 * MS), None, "and not longer");
+    // A tracer that lies, or that died in the midst of it.
+    writer.busy(900 * MS, 6, b"/srv/a.php", b"/a");
+    writer.count(Some(&Count { cpu: u64::MAX, ..count }));
+    assert_eq!(read(&mut world, &writer, 1_000 * MS), None);
+    writer.count(Some(&count));
+    let mut bytes = writer.bytes().to_vec();
+    bytes[trace_layout::header::AT_COUNT] |= 1;
+    world.write(&bytes);
+    let mut page = [0; PAGE];
+    let read = page::read(&world.roots, Path::new(DIR), KEY, &mut world.buffer, &mut page);
+    assert_eq!(read.unwrap().count_at(1_000 * MS), None, "the activity is read all the same");
 }
 
 #[test]

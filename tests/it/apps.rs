@@ -140,6 +140,81 @@ fn applications_are_pools_and_scripts_with_what_they_use() {
     }
 }
 
+/// Calls and short sleeps, and memory; switches its own tracing on where it is asked to.
+const TRACED: &str = r"<?php
+require $argv[1] . '/trace.inc';
+function leaf() { for ($i = 0; $i < 5000; $i++); }
+$held = str_repeat('x', 24 << 20);
+if ($argv[2] === 'traced') {
+    t_on(ON);
+}
+while (true) { leaf(); usleep(1); }
+";
+
+#[test]
+fn where_calls_are_recorded_cpu_time_is_theirs_and_the_row_says_so() {
+    let _alone = alone();
+    let ground = match Ground::find() {
+        Ok(ground) => ground,
+        Err(why) => return skip(why),
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let so = root.join("target/php-ext/modules/nbguard.so");
+    if !so.exists() {
+        return skip("the extension for PHP is not built: src/crates/php-ext/build.sh");
+    }
+    let house = House::new(&ground, "traced");
+    let container = house.container(&ground, Bytes::mib(512));
+    let _first = first(&container);
+    let dir = house.folder.path("php");
+    fs::create_dir_all(&dir).unwrap();
+    let cd = dir.display();
+    let inc = root.join("tests/php/phpt");
+    // A directory of its own where the tracer's is, which the machine's own knows nothing of.
+    let php =
+        format!("php -n -d extension={} -d nbguard.directory=/run/nbguard/trace", so.display());
+    let run = |name: &str| {
+        fs::write(dir.join(format!("{name}.php")), TRACED).unwrap();
+        let script = format!(
+            "exec unshare -m sh -c 'mount -t tmpfs none /run && cd {cd} && {php} -r \"\" && \
+             exec {php} {name}.php {} {name}'",
+            inc.display()
+        );
+        inside(&container, &script)
+    };
+    let _groups = [run("traced"), run("plain")];
+    let of = |seen: &Value, name: &str| {
+        find(seen, &format!("script:{cd}/{name}.php")).map(|app| app["processes"][0].clone())
+    };
+    let seen = eventually("calls are recorded in one", || {
+        let seen = apps(&house, &container, &["--resource", "cpu"]);
+        let traced = of(&seen, "traced")?;
+        (traced["cpu_source"] == "traced" && of(&seen, "plain").is_some()).then_some(seen)
+    });
+    println!("{seen:#}");
+    let (traced, plain) = (of(&seen, "traced").unwrap(), of(&seen, "plain").unwrap());
+    assert_eq!(
+        (&plain["cpu_source"], &plain["interpreter_memory"]),
+        (&"kernel".into(), &Value::Null)
+    );
+    let held = traced["interpreter_memory"].as_u64().unwrap();
+    assert!(held >= 24 << 20 && held < traced["memory"].as_u64().unwrap() + (32 << 20), "{traced}");
+    let script = |name: &str| find(&seen, &format!("script:{cd}/{name}.php")).unwrap();
+    assert_eq!(
+        (&script("traced")["cpu_source"], &script("plain")["cpu_source"]),
+        (&"traced".into(), &"kernel".into())
+    );
+    // It is at work, and has no more than there was.
+    let (part, whole) = (traced["cpu_us"].as_u64().unwrap(), seen["cpu_us"].as_u64().unwrap());
+    assert!(part > 20_000 && part < whole, "{part} of {whole}");
+    assert_eq!(script("traced")["over"], true);
+    let table = nbguard(&house, &["apps", "--container", &container.name()]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    println!("{table}");
+    let row = table.lines().find(|line| line.contains("traced.php")).unwrap();
+    assert!(row.contains(" traced ") || row.contains(" kernel "), "{row}");
+}
+
 #[test]
 fn a_list_is_proposed_of_what_stayed_idle_and_is_not_used() {
     let _alone = alone();
