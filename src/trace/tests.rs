@@ -549,6 +549,11 @@ proptest! {
         let page: [u8; PAGE] = bytes.try_into().unwrap();
         prop_assert!(trace_layout::parse_header(&page).is_err());
         let _ = trace_layout::parse_activity(&page);
+        let mut count = [0; trace_layout::header::COUNT_LEN];
+        count.copy_from_slice(&page[..trace_layout::header::COUNT_LEN]);
+        if let Ok((_, Some(count))) = trace_layout::parse_count(&count) {
+            prop_assert!(count.cpu <= count.at - count.since);
+        }
         let mut slot = [0; SLOT];
         slot.copy_from_slice(&page[..SLOT]);
         let _ = trace_layout::parse_record(&slot, n);

@@ -168,6 +168,7 @@ fn read_ring(world: &World, bytes: &[u8]) -> std::io::Result<()> {
                 }
                 let Some(file) = &opened else { continue };
                 let _ = black_box(file.read_activity(&mut page));
+                let _ = black_box(file.read_count());
                 let before = ring.next();
                 let mut taken = 0;
                 if let Ok(round) = ring.read(file, |_, record| {
