@@ -128,8 +128,12 @@ tree() { # TREE ZSH
     put 644 "$packaging/network.conf" "$share/systemd/network.conf"
     put 644 "$packaging/kernel-log.conf" "$share/systemd/kernel-log.conf"
     put 644 "$packaging/grafana/nbguard.json" "$share/grafana/nbguard.json"
-    put 644 "$packaging/prometheus/nbguard.rules.yml" "$share/prometheus/nbguard.rules.yml"
-    put 644 "$packaging/prometheus/prometheus.yml" "$share/prometheus/prometheus.yml"
+    for page in "$packaging"/prometheus/*.yml; do
+        case $page in
+            *.test.yml) ;;
+            *) put 644 "$page" "$share/prometheus/${page##*/}" ;;
+        esac
+    done
     put 755 "$packaging/hooks/webhook" "$share/hooks/webhook"
     put 755 "$packaging/hooks/chat" "$share/hooks/chat"
     "$binaries/nbguard" doc man --to "$work/man"
@@ -144,7 +148,9 @@ tree() { # TREE ZSH
     find "$to/usr/share/zsh" -type f -exec chmod 644 {} +
     local doc=$to/usr/share/doc/nbguard
     put 644 "$root/README.md" "$doc/README.md"
-    put 644 "$packaging/doc/metrics.md" "$doc/metrics.md"
+    for page in "$root/SECURITY.md" "$packaging"/doc/*.md; do
+        put 644 "$page" "$doc/${page##*/}"
+    done
     put 644 "$work/licenses" "$doc/licenses"
     compress "$doc/licenses"
 }
