@@ -507,6 +507,47 @@ def count_outside(name, done):
     return count
 
 
+def part_packages():
+    """The packages: built twice, looked into, judged by lintian and rpmlint; the rpm's life in a root."""
+    name = "tests/package"
+    if "binaries" not in FOUND:
+        return Count(skipped=[f"{name}: there are no release binaries"])
+    done = run(name, [sys.executable, "-m", "unittest", "discover", "-v", "tests/package"], 900,
+               env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])})
+    return count_outside(name, done)
+
+
+def part_package_in_vm(guest="trixie"):
+    """The deb on a booted Debian: installed, upgraded, downgraded, removed, purged."""
+    name = f"package on {guest}"
+    if "no_vm" in FOUND:
+        return Count(skipped=[f"{name}: {FOUND['no_vm']}"])
+    if "binaries" not in FOUND:
+        return Count(skipped=[f"{name}: there are no release binaries"])
+    out = REPOSITORY / "target/package-test"
+    done = run(name, ["packaging/build.sh", "--binaries", FOUND["binaries"], "--php", "none", "--out", out], 600)
+    found = sorted(out.glob("nbguard_*.deb"))
+    if done.code != 0 or not found:
+        show_tail(done)
+        return Count(failed=[done.why("packaging/build.sh")])
+    done = run(name, [sys.executable, "tests/vm/package", "--guest", guest, "--log", LOGS / f"package-{guest}",
+                      found[0]], 1500, show=lambda line: line if line.startswith("vm:") else None)
+    if done.code == VM_CANNOT_RUN:
+        return Count(skipped=[f"{name}: " + " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")])
+    count = Count()
+    for line in done.out:
+        if line.startswith("{"):
+            result = json.loads(line)
+            if result["pass"]:
+                count.passed += 1
+            else:
+                count.failed.append(f"{name}: {result['check']}: {result['wrong'][:1000]}")
+    if done.code != 0 and not count.failed:
+        show_tail(done)
+        count.failed.append(done.why("tests/vm/package"))
+    return count
+
+
 def part_release():
     name = "cargo build --release"
     done = run(name, ["cargo", "build", "--release", "--bins", "--message-format=json"], 1800)
@@ -649,6 +690,7 @@ def parts(options):
     yield "unit and integration tests", part_tests
     yield "unittests of tests/vm", part_python
     yield "cargo build --release", part_release
+    yield "packages", part_packages
     yield "Prometheus, the journal, manuals, Kubernetes", part_outside
     if not options.quick:
         yield "guest image", part_image
@@ -661,6 +703,7 @@ def parts(options):
         yield f"{module} tests", lambda module=module: part_alone(module)
     if options.quick:
         return
+    yield "the package on a booted Debian", part_package_in_vm
     if not options.all:
         yield "Docker host in a VM", lambda: part_vm("vm", ONE_BOOT)
         return
@@ -669,6 +712,7 @@ def parts(options):
     yield "Docker host in a VM, every scenario", lambda: part_vm("vm", every, seconds=hours)
     yield "the kernel alone, every scenario", lambda: part_vm("vm-alone", every, guard="none", seconds=hours)
     for guest in ("bookworm", "forky"):
+        yield f"the package on {guest}", lambda guest=guest: part_package_in_vm(guest)
         yield f"Docker host in a VM, {guest}", \
             lambda guest=guest: part_vm(f"vm-{guest}", ONE_BOOT, guest=guest, seconds=5400)
 

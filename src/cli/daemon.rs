@@ -176,7 +176,9 @@ fn tool() -> Option<PathBuf> {
 fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Config(_) | Error::Unreadable(_) => Exit::Config,
-        Error::Running(_) | Error::Cgroups(_) | Error::Io { .. } => Exit::CannotWork,
+        Error::Running(_) | Error::Cgroups(_) | Error::Unfit(_) => Exit::CannotWork,
+        // It may work at the next attempt: the unit starts again after this one, a few times.
+        Error::Io { .. } => Exit::Wrong,
     }
 }
 

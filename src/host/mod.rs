@@ -7,6 +7,7 @@ pub mod container;
 pub mod cross;
 pub mod discover;
 pub mod engine_api;
+pub mod fit;
 pub mod group;
 mod members;
 pub mod memory;

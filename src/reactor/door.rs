@@ -135,7 +135,14 @@ fn tcp(address: SocketAddr) -> Result<Socket, String> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    listener.map(Socket::Tcp).map_err(|e| format!("{address}: {e}"))
+    listener.map(Socket::Tcp).map_err(|e| match e.raw_os_error() {
+        // What the unit's RestrictAddressFamilies= answers.
+        Some(nix::libc::EAFNOSUPPORT) => format!(
+            "{address}: {e}: in the unit's sandbox there is no network, \
+             /usr/share/nbguard/systemd/network.conf lets it in"
+        ),
+        _ => format!("{address}: {e}"),
+    })
 }
 
 fn unix(path: &Path, mode: u32) -> Result<Socket, String> {

@@ -91,6 +91,7 @@ impl Reactor {
 
     fn open_episode(&mut self, who: Asker, wake: Wake) {
         let now = self.now();
+        self.watchdog.arm(now);
         let oom_kills = match who {
             Some(id) => self.watch(id).map_or(0, |watch| watch.seen.oom_kill),
             None => 0,

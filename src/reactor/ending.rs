@@ -95,6 +95,11 @@ impl Endings {
         self.open.iter().any(|ending| !ending.job.main_is_dead())
     }
 
+    /// Somebody who was signalled is still followed, trackers included.
+    pub fn any(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     pub fn get(&self, serial: u32) -> Option<&Ending> {
         self.open.iter().find(|ending| ending.serial == serial)
     }

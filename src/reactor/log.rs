@@ -1,7 +1,7 @@
 //! The log and the word to systemd: env_logger with journal priorities, through the writer
 //! thread; sd_notify(3) by hand, since it is one datagram.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +9,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 
 use log::{Level, LevelFilter};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 
 use super::writer::{LogPipe, Writer};
 use crate::observe::journal;
@@ -55,15 +57,29 @@ fn is_journal() -> bool {
     stream == format!("{}:{}", stderr.dev(), stderr.ino())
 }
 
-/// Tells systemd how we are (`READY=1`, `STOPPING=1`, `STATUS=…`). Nobody may be listening.
-pub fn notify(words: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+/// Where systemd wants to be told, if it does.
+pub(super) fn notify_address() -> io::Result<Option<SocketAddr>> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
     let address = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(&path),
     };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(words.as_bytes(), &address));
+    address.map(Some)
+}
+
+/// A reload begins now: `Type=notify-reload` waits for the `READY=1` that is later than this
+/// (sd_notify(3)).
+pub fn notify_reloading() {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_microseconds());
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+}
+
+/// Tells systemd how we are (`READY=1`, `STOPPING=1`, `STATUS=…`). Nobody may be listening.
+pub fn notify(words: &str) {
+    let sent = notify_address().and_then(|address| match address {
+        Some(address) => UnixDatagram::unbound()?.send_to_addr(words.as_bytes(), &address),
+        None => Ok(0),
+    });
     if let Err(error) = sent {
         log::warn!("systemd was not told {words:?}: {error}, skipped");
     }

@@ -33,6 +33,7 @@ mod survey;
 mod token;
 mod tripwire;
 mod watch;
+mod watchdog;
 mod writer;
 
 use std::fmt;
@@ -52,6 +53,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::act::state::StateFile;
 use crate::config::{self, Config, Settings};
+use crate::host::fit;
 use crate::host::mode::{self, Hierarchies};
 use crate::host::stat_files::FILES_OF_ALL_MAX;
 use crate::ids::WatchId;
@@ -72,6 +74,7 @@ use hook::Hook;
 use host::Host;
 use token::For;
 use watch::{Domain, Watch};
+use watchdog::Watchdog;
 use writer::Writer;
 
 /// Events taken from the kernel in one turn. What does not fit comes in the next.
@@ -108,6 +111,8 @@ pub enum Error {
     Running(PathBuf),
     /// The hierarchies could not be found.
     Cgroups(mode::Error),
+    /// The kernel lacks what nobody can be ended safely without.
+    Unfit(fit::Unfit),
     Io {
         what: String,
         error: io::Error,
@@ -123,6 +128,7 @@ impl fmt::Display for Error {
                 write!(f, "{}: another nbguardd holds this lock", path.display())
             }
             Error::Cgroups(error) => write!(f, "{error}; `nbguard doctor` says more"),
+            Error::Unfit(unfit) => write!(f, "{unfit}; `nbguard doctor` says more"),
             Error::Io { what, error } => write!(f, "{what}: {error}"),
         }
     }
@@ -217,6 +223,7 @@ struct Reactor {
     stat_files_max: usize,
     buffer: Buffer,
     kmsg: Option<record::Kmsg>,
+    watchdog: Watchdog,
     tool: PathBuf,
     has_systemd: bool,
     hostname: String,
@@ -233,6 +240,7 @@ impl Reactor {
             SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
                 .map_err(|e| failed("signalfd")(e.into()))?;
         let roots = Arc::new(Roots::system().map_err(failed("/proc"))?);
+        fit::to_guard(&roots).map_err(Error::Unfit)?;
         let hierarchies = mode::hierarchies(&roots).map_err(Error::Cgroups)?;
         let state_dir = config.guard.state_dir.clone();
         let lock = lock(&state_dir)?;
@@ -269,6 +277,7 @@ impl Reactor {
             messages: message::Messages::default(),
             inside: inside::Inside::default(),
             kmsg: record::Kmsg::open(&roots),
+            watchdog: Watchdog::open(),
             has_systemd: roots.path("/run/systemd/system").is_dir(),
             hostname: hostname(),
             began: Instant::now(),
@@ -375,6 +384,7 @@ impl Reactor {
             if std::mem::take(&mut self.reload) {
                 self.reload();
             }
+            self.run_watchdog();
         }
     }
 
@@ -430,6 +440,7 @@ impl Reactor {
             .chain(self.http.deadline())
             .chain(self.surveys.deadline())
             .chain(self.control.deadline())
+            .chain(self.watchdog.deadline())
             .min()
     }
 
@@ -495,7 +506,7 @@ impl Reactor {
 
     /// SIGHUP: the new configuration, or the old one if the new one is bad.
     fn reload(&mut self) {
-        log::notify("RELOADING=1");
+        log::notify_reloading();
         match load(&self.options) {
             Err(why) => {
                 self.count_reload(false);

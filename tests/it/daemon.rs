@@ -191,7 +191,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Waits for a word to systemd.
+    /// Waits for a word to systemd: a line of one of its datagrams.
     pub fn hear(&mut self, word: &str) {
         let mut words = [0; 512];
         let glance = Duration::from_millis(200);
@@ -199,7 +199,11 @@ impl Daemon {
         let until = Instant::now() + PATIENCE;
         loop {
             match self.ear.recv(&mut words) {
-                Ok(len) if words[..len] == *word.as_bytes() => return,
+                Ok(len)
+                    if words[..len].split(|b| *b == b'\n').any(|one| one == word.as_bytes()) =>
+                {
+                    return;
+                }
                 Ok(_) => {}
                 // A child of another test has ended: with a time of its own `recv` is not resumed.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

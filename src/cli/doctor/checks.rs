@@ -17,6 +17,7 @@ use crate::config::{Config, Settings};
 use crate::facts::{HostMode, Limit};
 use crate::host::container::Sources;
 use crate::host::discover::Engine;
+use crate::host::fit;
 use crate::host::{Hierarchies, hierarchies, memory};
 use crate::roots::{Buffer, Roots};
 use crate::sys::{pidfd, psi};
@@ -28,8 +29,7 @@ const NAMED: usize = 5;
 /// Everything, in the order in which it is to be set right.
 pub fn all(config_file: &Path) -> Vec<Finding> {
     let (config, configured) = configuration(config_file);
-    let mut findings = vec![privilege(), configured, pidfds(), mrelease()];
-    findings.extend(capabilities());
+    let mut findings = vec![privilege(), configured];
     let roots = match Roots::system() {
         Ok(roots) => roots,
         Err(error) => {
@@ -37,6 +37,8 @@ pub fn all(config_file: &Path) -> Vec<Finding> {
             return findings;
         }
     };
+    findings.extend([pidfds(&roots), mrelease()]);
+    findings.extend(capabilities());
     let hierarchies = hierarchies(&roots);
     findings.push(cgroups(hierarchies.as_ref()));
     findings.push(pressure());
@@ -95,21 +97,11 @@ fn configuration(file: &Path) -> (Config, Finding) {
     }
 }
 
-fn kernel() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
-}
-
-fn pidfds() -> Finding {
-    match pidfd::open(std::process::id()) {
-        Ok(_) => Finding::ok("pidfd", format!("Linux {} has pidfd_open", kernel())),
-        Err(error) => {
-            let found = format!("Linux {}: {error}", kernel());
-            Finding::fail(
-                "pidfd",
-                found,
-                "a kernel of 5.3 or later; without it a reused pid could be hit",
-            )
-        }
+/// The daemon asks the same before it starts.
+fn pidfds(roots: &Roots) -> Finding {
+    match fit::to_guard(roots) {
+        Ok(()) => Finding::ok("pidfd", format!("Linux {} has pidfd_open", fit::kernel(roots))),
+        Err(unfit) => Finding::fail("pidfd", unfit.found, unfit.remedy),
     }
 }
 

@@ -34,9 +34,10 @@ fi
 php=$("$PHP_CONFIG" --php-binary 2>/dev/null || true)
 [ -x "$php" ] && export PHP="$php"
 
+# NBGUARD_REMAP: packaging/build.sh gives sources names that are the same everywhere.
 # In the environment, flags take the place of those that make the rest of the repository static.
 cd "$here"
-RUSTFLAGS='-C relocation-model=pic' cargo build --release --locked ${CARGO_QUIET:+--quiet}
+RUSTFLAGS="-C relocation-model=pic ${NBGUARD_REMAP:-}" cargo build --release --locked ${CARGO_QUIET:+--quiet}
 built=$(ls -t "$root"/target/php-ext/*/release/libnbguard_php.so "$root"/target/php-ext/release/libnbguard_php.so 2>/dev/null | head -n 1)
 mkdir -p "$root/target/php-ext/modules"
 # Put in its place whole: a PHP that has the old one loaded keeps it.

@@ -18,6 +18,7 @@ UNIT = "nbguard.service"
 PROCESSES = pathlib.Path("/sys/fs/cgroup/system.slice") / UNIT / "cgroup.procs"
 INCIDENTS = pathlib.Path("/var/lib/nbguard/incidents.jsonl")
 DROP_IN = pathlib.Path("/etc/nbguard/conf.d/scenario.toml")
+DROP_INS = pathlib.Path("/usr/lib/systemd/system/nbguard.service.d")
 ARGUMENTS = pathlib.Path("/etc/systemd/system/nbguard.service.d/scenario.conf")
 INSTALLED = {
     "nbguardd": ("/usr/sbin/nbguardd", 0o755), "nbguard": ("/usr/bin/nbguard", 0o755),
@@ -60,6 +61,9 @@ class Guard:
             place.chmod(mode)
         for unit in PAYLOAD.glob("*.service"):
             shutil.copy(unit, f"/usr/lib/systemd/system/{unit.name}")
+        if int(run(["systemctl", "--version"]).split()[1]) >= 253:  # as the package decides it
+            DROP_INS.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PAYLOAD / "notify-reload.conf", DROP_INS)
         self.since = time.time()
 
     @property
