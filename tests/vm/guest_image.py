@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import guest_recipe
+import peer_recipe
 import php_recipe
 from guest_recipe import GUESTS, ImageError
 
@@ -58,6 +59,12 @@ def ensure_php(say):
     folder = ensure(name, hash_of(name, php_recipe), say,
                     lambda work: php_recipe.build_image(debian_mirror(), work, say))
     return folder / "disk.ext4"
+
+
+def ensure_peers(say):
+    """The folder with the packages of the other guards."""
+    return ensure("peers", hash_of("peers", peer_recipe), say,
+                  lambda work: peer_recipe.download(debian_mirror(), work, say))
 
 
 def ensure(name, key, say, build):

@@ -117,8 +117,8 @@ class Container:
         return ["/usr:/usr:ro", "/etc:/etc:ro", "/opt/vm/guest/tools:/opt/tools:ro"]
 
     def words(self):
-        """Its first process."""
-        return ["/usr/bin/python3", "/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
+        """Its first process; run by its own name, which is what other guards know a server by."""
+        return ["/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
 
     def lay_out_home(self):
         """The home folder with the server's orders and the scenario's files; big ones are sparse."""
