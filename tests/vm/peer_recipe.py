@@ -22,23 +22,25 @@ UNITS = {name: f"{name}.service" for name in PEERS}
 
 
 def download(mirror, work, say):
-    """Every package as a file, fetched with an apt root of its own: apt here knows another suite."""
+    """Every package as a file."""
+    packages = [package for needed in PEERS.values() for package in needed]
+    with_apt(mirror, SUITE, "", work, say, ["apt-get", "-qq", "download", *packages])
+
+
+def with_apt(mirror, suite, status, work, say, command):
+    """One command with an apt root of its own (apt here knows another suite), where `status` is installed."""
     root = work / "root"  # thrown away when the folder is complete
     for folder in ("lists/partial", "cache/archives/partial"):
         (root / folder).mkdir(parents=True)
+    (root / "status").write_text(status)
     (root / "sources.list").write_text(
-        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {SUITE} main\n")
+        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n")
     (root / "apt.conf").write_text(
         f'Dir::Etc::SourceList "{root}/sources.list";\nDir::Etc::SourceParts "/dev/null";\n'
-        f'Dir::State::Lists "{root}/lists";\nDir::Cache "{root}/cache";\nDir::State::status "/dev/null";\n'
+        f'Dir::State::Lists "{root}/lists";\nDir::Cache "{root}/cache";\nDir::State::status "{root}/status";\n'
         'APT::Sandbox::User "root";\nAcquire::Languages "none";\nAPT::Architecture "amd64";\n')
-    packages = [package for needed in PEERS.values() for package in needed]
-    with_apt(root, work, say, "apt-get update", ["apt-get", "-qq", "update"])
-    with_apt(root, work, say, "apt-get download", ["apt-get", "-qq", "download", *packages])
-
-
-def with_apt(root, work, say, name, command):
-    guest_recipe.run_step(name, ["env", f"APT_CONFIG={root / 'apt.conf'}", *command], work, say)
+    for one in (["apt-get", "-qq", "update"], command):
+        guest_recipe.run_step(" ".join(one[:3]), ["env", f"APT_CONFIG={root / 'apt.conf'}", *one], work, say)
 
 
 def files_of(guard, folder):

@@ -74,7 +74,8 @@ class Parser(unittest.TestCase):
         self.assertEqual(one["name"], "case")
         self.assertEqual(one["container"][0]["memory"], 640 << 20)
         self.assertEqual(one["container"][0]["notebook"][0]["kernel"], "python3")
-        self.assertEqual(one["host"], {"memory": 3 << 30, "swap": 0, "cmdline": ""})
+        self.assertEqual(one["host"], {
+            "memory": 3 << 30, "swap": 0, "zram": 0, "cmdline": "", "cgroup_driver": "systemd"})
         self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
         self.assertEqual(one["expect"]["lives"], "all others")
 
@@ -304,6 +305,11 @@ class Verdict(unittest.TestCase):
         for text, seen in cases.items():
             one = self.judge(seen, guard="nbguard")["outcome"]
             self.assertEqual((one["right"], one["wrong"]), (False, [text]))
+
+    def test_squeezed_below_the_threshold_is_no_relief(self):
+        above = {"first_ms": 710, "lasted_ms": 50, "still": False}
+        self.assertEqual(self.judge(facts(above=above))["outcome"]["relief_ms"], 190)
+        self.assertIsNone(self.judge(facts(above=dict(above, still=True)))["outcome"]["relief_ms"])
 
     def test_what_could_not_be_played_is_no_outcome(self):
         self.assertIsNone(self.judge(facts(trouble=["oomd.service did not start"]), guard="oomd")["outcome"])

@@ -307,9 +307,23 @@ def outcome(scenario, facts):
         "right": not wrong, "wrong": wrong, "ended": sorted(ended), "in_part": sorted(in_part),
         "server_lives": not servers, "others_live": not silent and not (ended | in_part) - wanted,
         "kernel_oom_kills": oom_kills(facts),
-        "relief_ms": above["lasted_ms"] if above["first_ms"] is not None and not above["still"] else None,
+        "relief_ms": relief_ms(facts),
         "shm_lost": shm_lost(facts, ended), "told": told(members, (ended | in_part) & wanted),
     }
+
+
+def relief_ms(facts):
+    """From the threshold to relief: as long as usage was above it, and at least until the first one was dead.
+
+    Usage that a guard or the kernel squeezes to just below the threshold is no relief.
+    """
+    above = facts["above"]
+    if above["first_ms"] is None or above["still"]:
+        return None
+    deaths = [life["died"] for member in facts["members"].values() for life in member["lives"]]
+    deaths += [victim.get("at") for victim in facts["oom_victims"]]
+    later = [moment for moment in deaths if moment is not None and moment >= above["first_ms"]]
+    return max(above["lasted_ms"], min(later, default=above["first_ms"]) - above["first_ms"])
 
 
 def shm_lost(facts, ended):

@@ -14,9 +14,10 @@ import threading
 import time
 import traceback
 
+import engines
 import guard as guards
 import idle
-from lab import LabError, Container, import_image, remove_all, run, start_all
+from lab import LabError, import_image, remove_all, run, start_all
 from peers import Peer
 from php import PhpContainer
 from watch import NEAR, Watch
@@ -78,10 +79,12 @@ def make_guard(name, orders):
 def run_scenario(scenario, guard, port):
     """One scenario from a clean host to a clean host; whatever goes wrong is told as `trouble`."""
     began = time.monotonic()
-    containers = [(PhpContainer if spec["pool"] else Container)(spec) for spec in scenario["container"]]
+    containers = [(PhpContainer if spec["pool"] else engines.ENGINES[spec["engine"]])(spec) for spec in scenario["container"]]
     facts = {"trouble": []}
     try:
+        engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
+        engines.set_zram(scenario["host"]["zram"])
         guard.start(scenario["guard"])
         facts.update(play(scenario, containers, guard, port))
     except (LabError, OSError, subprocess.SubprocessError, queue.Empty) as error:
@@ -292,6 +295,7 @@ def clean_up(containers, guard, name, port, facts):
             if text:
                 port.tell("log", name=name, log=log, text=text[-LOG_BYTES:])
         set_swap(0)
+        engines.set_zram(0)
     except Exception as error:
         facts["trouble"].append(f"cleaning up: {error}"[:500])
 
