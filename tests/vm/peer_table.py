@@ -67,7 +67,8 @@ def totals(results):
         innocent = sum(1 for one in came if not one["others_live"])
         lines.append(
             f"| {guard} | {sum(one['right'] for one in came)} of {len(came)} | in {innocent} | "
-            f"in {sum(not one['server_lives'] for one in came)} | in {sum(one['kernel_oom_kills'] > 0 for one in came)} | "
+            f"in {sum(not one['server_lives'] for one in came)} | "
+            f"in {sum(one['kernel_oom_kills'] > 0 for one in came)} | "
             f"{asked.count('yes')} of {len(asked)} | {mib(sum(one['shm_lost'] for one in came))} | "
             f"{seconds(reliefs[len(reliefs) // 2]) if reliefs else 'never relieved'} |")
     return "\n".join(lines)
@@ -111,8 +112,8 @@ def idle(results):
     if not found:
         return "Idle: not measured yet."
     counts = list(next(iter(found["figures"].values())))
-    lines = [f"Idle for {found['seconds']} s, all guards in one boot ({found['date']}, emulated: CPU time is several times "
-             "that of a real machine). The containers are groups that look like Docker's, each with a limit and a "
+    lines = [f"Idle for {found['seconds']} s, all guards in one boot ({found['date']}, emulated: CPU time is several "
+             "times that of a real machine). The containers are groups that look like Docker's, each with a limit and a "
              "process that sleeps:", "",
              "| guard | " + " | ".join(f"{count} containers: RSS, PSS KiB; wake-ups; CPU" for count in counts) + " |",
              "|---|" + "---|" * len(counts)]

@@ -147,9 +147,10 @@ POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "se
 REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
-ENGINES = ("docker", "containerd", "podman")
+ENGINES = ("docker", "docker-in-docker", "containerd", "podman")
 CONTAINER = {
-    "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"), "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
+    "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"),
+    "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
     "env": (labels, {}), "init": (flag, False), "shm_size": (size, 1 << 30), "user": (number, 1000),
     "cgroup_parent": (name, None), "mounts": (texts, []), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
     "process": ([PROCESS], ()), "file": ([FILE], ()),

@@ -4,9 +4,10 @@ import hashlib
 import os
 import pathlib
 import shutil
+import subprocess
 import time
 
-from lab import Container, LabError, ROOT_FOLDER, run
+from lab import Container, DOCKER_SECONDS, HOMES, IMAGE, LabError, ROOT_FOLDER, run
 
 # A process that is started by another engine's helper inherits its score; workloads start from 0.
 FROM_ZERO = ["/bin/sh", "-c", 'echo 0 >/proc/self/oom_score_adj; exec "$@"', "sh"]
@@ -64,8 +65,8 @@ class PodmanContainer(ContainerdContainer):
         super().start()
 
     def run_command(self):
-        command = ["podman", "--runtime", "runc", "--storage-driver", "vfs", "run", "-d", "--name", self.name, "--network", "none",
-                   "--log-driver", "none", "-w", "/home/jovyan", "--user", str(self.user),
+        command = ["podman", "--runtime", "runc", "--storage-driver", "vfs", "run", "-d", "--name", self.name,
+                   "--network", "none", "--log-driver", "none", "-w", "/home/jovyan", "--user", str(self.user),
                    "--shm-size", str(self.spec["shm_size"]), "--oom-score-adj", "0"]
         if self.spec["memory"] is not None:
             command += ["-m", str(self.spec["memory"])]
@@ -85,7 +86,54 @@ class PodmanContainer(ContainerdContainer):
         run(["podman", "--storage-driver", "vfs", "rm", "-f", "-t", "0", self.name], check=False)
 
 
-ENGINES = {"docker": Container, "containerd": ContainerdContainer, "podman": PodmanContainer}
+class NestedContainer(Container):
+    """A container of a Docker that runs in a container itself: the group is below that one's scope."""
+
+    # Everything of the inner Docker is seen at the same place outside and inside.
+    PLACE = pathlib.Path("/srv/dind")
+    # What the usual image for this does first: its own group must be a leaf before others can be made beside it.
+    BEGIN = """
+cd /sys/fs/cgroup && mkdir -p init && for p in $(cat cgroup.procs); do echo $p >init/cgroup.procs; done
+sed 's/^/+/; s/ / +/g' cgroup.controllers >cgroup.subtree_control
+exec dockerd -H unix://PLACE/docker.sock --data-root PLACE/data --exec-root PLACE/exec --pidfile PLACE/docker.pid \\
+  --bridge none --iptables=false --ip6tables=false --exec-opt native.cgroupdriver=cgroupfs --config-file PLACE/none.json
+"""
+
+    def start(self):
+        self.PLACE.mkdir(parents=True, exist_ok=True)
+        (self.PLACE / "none.json").write_text("{}")
+        (self.PLACE / "docker.sock").unlink(missing_ok=True)
+        for place in (HOMES, pathlib.Path("/opt/vm")):
+            place.mkdir(parents=True, exist_ok=True)
+        binds = [word for path in ("/usr", "/etc", "/opt/vm", str(HOMES), str(self.PLACE))
+                 for word in ("-v", f"{path}:{path}")]
+        run(["docker", "run", "-d", "--privileged", "--name", f"{self.name}-host", "--network", "none", *binds, IMAGE,
+             "/bin/sh", "-c", self.BEGIN.replace("PLACE", str(self.PLACE))])
+        deadline = time.monotonic() + DOCKER_SECONDS
+        while run(self.inner("info"), check=False) == "" or not (self.PLACE / "docker.sock").exists():
+            if time.monotonic() > deadline:
+                log = subprocess.run(["docker", "logs", f"{self.name}-host"], capture_output=True, text=True, timeout=60)
+                raise LabError(f"{self.name}: no Docker in it: {log.stderr[-800:]}")
+            time.sleep(0.5)
+        run(["sh", "-c", f"tar -C {ROOT_FOLDER} -c . | {' '.join(self.inner('import', '-', IMAGE))}"])
+        super().start()
+
+    def inner(self, *words):
+        return ["docker", "-H", f"unix://{self.PLACE}/docker.sock", *words]
+
+    def run_command(self):
+        return self.inner(*super().run_command()[1:])
+
+    def group_names(self):
+        return [self.id]
+
+    def remove(self):
+        run(self.inner("rm", "-f", self.name), check=False)
+        run(["docker", "rm", "-f", f"{self.name}-host"], check=False)
+
+
+ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer,
+           "podman": PodmanContainer}
 
 
 def set_cgroup_driver(driver):

@@ -79,7 +79,8 @@ def make_guard(name, orders):
 def run_scenario(scenario, guard, port):
     """One scenario from a clean host to a clean host; whatever goes wrong is told as `trouble`."""
     began = time.monotonic()
-    containers = [(PhpContainer if spec["pool"] else engines.ENGINES[spec["engine"]])(spec) for spec in scenario["container"]]
+    containers = [(PhpContainer if spec["pool"] else engines.ENGINES[spec["engine"]])(spec)
+                  for spec in scenario["container"]]
     facts = {"trouble": []}
     try:
         engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
