@@ -310,6 +310,7 @@ class Verdict(unittest.TestCase):
         above = {"first_ms": 710, "lasted_ms": 50, "still": False}
         self.assertEqual(self.judge(facts(above=above))["outcome"]["relief_ms"], 190)
         self.assertIsNone(self.judge(facts(above=dict(above, still=True)))["outcome"]["relief_ms"])
+        self.assertEqual(self.judge(facts(above=dict(above, first_ms=None)))["outcome"]["relief_ms"], 0)
 
     def test_what_could_not_be_played_is_no_outcome(self):
         self.assertIsNone(self.judge(facts(trouble=["oomd.service did not start"]), guard="oomd")["outcome"])

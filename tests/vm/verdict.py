@@ -293,13 +293,12 @@ def outcome(scenario, facts):
     servers = sorted(name for name, one in there.items() if not one["server_alive"] or not one["server_answers"])
     silent = sorted(name for name, member in members.items()
                     if member["alive"] and member["kind"] == "notebook" and name not in wanted and not member["answers"])
-    above = facts["above"]
-    relieved = above["first_ms"] is None or not above["still"]
+    above, relief = facts["above"], relief_ms(facts)
     wrong = [f"ended {name}" for name in sorted(ended - wanted)]
     wrong += [f"a part of {name} ended" for name in sorted(in_part - wanted)]
     wrong += [f"the server of {name} was lost" for name in servers]
     wrong += [f"{name} gives no answer" for name in silent]
-    if wanted and not relieved:
+    if wanted and relief is None:
         wrong.append("the memory did not come back")
     elif wanted and above["first_ms"] is None and not wanted <= ended:
         wrong.append("nothing happened")
@@ -307,7 +306,7 @@ def outcome(scenario, facts):
         "right": not wrong, "wrong": wrong, "ended": sorted(ended), "in_part": sorted(in_part),
         "server_lives": not servers, "others_live": not silent and not (ended | in_part) - wanted,
         "kernel_oom_kills": oom_kills(facts),
-        "relief_ms": relief_ms(facts),
+        "relief_ms": relief,
         "shm_lost": shm_lost(facts, ended), "told": told(members, (ended | in_part) & wanted),
     }
 
@@ -315,10 +314,12 @@ def outcome(scenario, facts):
 def relief_ms(facts):
     """From the threshold to relief: as long as usage was above it, and at least until the first one was dead.
 
-    Usage that a guard or the kernel squeezes to just below the threshold is no relief.
+    0: it never came so far; None: it never ended. Usage that a guard or the kernel squeezes to just below the threshold is no relief.
     """
     above = facts["above"]
-    if above["first_ms"] is None or above["still"]:
+    if above["first_ms"] is None:
+        return 0
+    if above["still"]:
         return None
     deaths = [life["died"] for member in facts["members"].values() for life in member["lives"]]
     deaths += [victim.get("at") for victim in facts["oom_victims"]]
