@@ -36,7 +36,9 @@ def whole(results):
 
 
 def head(results):
-    guards = ", ".join(f"{name} {version}".strip() for name, version in results["versions"].items() if version)
+    played = {guard: sorted({row["version"] for row in results["rows"] if row["guard"] == guard} - {""})
+              for guard in results["guards"]}
+    guards = ", ".join(f"{guard} {' and '.join(versions)}" for guard, versions in played.items() if versions)
     return (f"Made by `tests/vm/compare` on {results['date']}: Debian {results['guest']}, kernel {results['kernel']}, "
             f"2 emulated cores, 3 GiB; {guards}; `none` is the kernel alone. How each is configured, and why: "
             "`tests/vm/guards`. One judge for all (`outcome` in `tests/vm/verdict.py`), which does not know who ran. "
