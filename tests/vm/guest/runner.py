@@ -47,7 +47,15 @@ class Port:
             self.file.flush()
 
 
+def leave_the_slice():
+    """Into a group of its own: whoever looks 100 times a second lowers the pressure of the slice that he is in."""
+    group = pathlib.Path("/sys/fs/cgroup/vm-runner")
+    group.mkdir(exist_ok=True)
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def main():
+    leave_the_slice()
     port = Port()
     port.tell("hello", kernel=platform.release(), up=time.monotonic(),
               psi=os.path.exists("/proc/pressure/memory"))
