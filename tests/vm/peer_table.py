@@ -117,7 +117,7 @@ def idle(results):
     counts = list(next(iter(found["figures"].values())))
     lines = [f"Idle for {found['seconds']} s, all guards in one boot ({found['date']}, emulated: CPU time is several "
              "times that of a real machine). The containers are groups that look like Docker's, each with a limit and a "
-             "process that sleeps:", "",
+             f"process that sleeps.{' ' if found['note'] else ''}{found['note']}", "",
              "| guard | " + " | ".join(f"{count} containers: RSS, PSS KiB; wake-ups; CPU" for count in counts) + " |",
              "|---|" + "---|" * len(counts)]
     for guard, by_count in found["figures"].items():

@@ -418,7 +418,7 @@ class PeerTable(unittest.TestCase):
     def test_idle_figures_are_compared_one_by_one(self):
         one = results(outcome(), outcome())
         figures = {"rss_kib": 2000, "pss_kib": 900, "threads": 1, "wakeups": 60, "cpu_ms": 10}
-        one["idle"] = {"seconds": 60, "date": "d", "figures": {
+        one["idle"] = {"seconds": 60, "date": "d", "note": "", "figures": {
             "oomd": {"100": figures}, "nbguard": {"100": dict(figures, rss_kib=2700, wakeups=0)}}}
         self.assertEqual(peer_table.better(one).splitlines()[2:],
                          ["- oomd, idle with 100 containers: RSS in KiB 2,000, ours 2,700"])
