@@ -118,11 +118,11 @@ def idle(results):
     lines = [f"Idle for {found['seconds']} s, all guards in one boot ({found['date']}, emulated: CPU time is several "
              "times that of a real machine). The containers are groups that look like Docker's, each with a limit and a "
              f"process that sleeps.{' ' if found['note'] else ''}{found['note']}", "",
-             "| guard | " + " | ".join(f"{count} containers: RSS, PSS KiB; wake-ups; CPU" for count in counts) + " |",
+             "| guard | " + " | ".join(f"with {count}: RSS, PSS in KiB; wake-ups; CPU" for count in counts) + " |",
              "|---|" + "---|" * len(counts)]
     for guard, by_count in found["figures"].items():
         cells = ["not measured" if (one := by_count[count]) is None else
-                 f"{one['rss_kib']:,}, {one['pss_kib']:,}; {one['wakeups']}; {one['cpu_ms']} ms" for count in counts]
+                 f"{one['rss_kib']:,}, {one['pss_kib']:,}; {one['wakeups']:,}; {one['cpu_ms']:,} ms" for count in counts]
         lines.append(f"| {guard} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -136,19 +136,20 @@ def better(results):
             theirs = (row_of(results, name, guard) or {}).get("outcome")
             if guard != OURS and ours and theirs:
                 found += [f"{guard}, {title}: {what}" for what in better_outcome(theirs, ours)]
-    if results["idle"]:
-        figures = results["idle"]["figures"]
-        for guard, by_count in figures.items():
-            for count, theirs in by_count.items():
-                ours = figures.get(OURS, {}).get(count)
-                if guard != OURS and ours and theirs:
-                    found += [f"{guard}, idle with {count} containers: {words} {theirs[key]:,}, ours {ours[key]:,}"
-                              for key, words in (("rss_kib", "RSS in KiB"), ("pss_kib", "PSS in KiB"),
-                                                 ("wakeups", "wake-ups"), ("cpu_ms", "CPU in ms"))
-                              if theirs[key] < ours[key]]
+    found += better_idle((results["idle"] or {}).get("figures", {}))
     if not found:
         return "Where another is better: nowhere in what was run."
     return "Where another is better:\n\n" + "\n".join(f"- {line}" for line in found)
+
+
+def better_idle(figures):
+    """One line for each guard and kind of figure: theirs, ours in brackets."""
+    for guard, by_count in figures.items():
+        for key, words in (("rss_kib", "KiB RSS"), ("pss_kib", "KiB PSS"), ("wakeups", "wake-ups"), ("cpu_ms", "ms of CPU")):
+            where = [f"{theirs[key]:,} ({ours[key]:,}) with {count}" for count, theirs in by_count.items()
+                     if guard != OURS and theirs and (ours := figures.get(OURS, {}).get(count)) and theirs[key] < ours[key]]
+            if where:
+                yield f"{guard}, idle, {words}, ours in brackets: {', '.join(where)} containers"
 
 
 def better_outcome(theirs, ours):

@@ -421,7 +421,7 @@ class PeerTable(unittest.TestCase):
         one["idle"] = {"seconds": 60, "date": "d", "note": "", "figures": {
             "oomd": {"100": figures}, "nbguard": {"100": dict(figures, rss_kib=2700, wakeups=0)}}}
         self.assertEqual(peer_table.better(one).splitlines()[2:],
-                         ["- oomd, idle with 100 containers: RSS in KiB 2,000, ours 2,700"])
+                         ["- oomd, idle, KiB RSS, ours in brackets: 2,000 (2,700) with 100 containers"])
         self.assertIn("| nbguard | 2,700, 900; 0; 10 ms |", peer_table.idle(one))
 
     def test_what_was_not_run_says_so_and_is_in_no_total(self):
