@@ -67,13 +67,14 @@ def main():
             port.tell("idle", **idle.measure_all(orders, make_guard, port))
             port.tell("end")
             return
-        guard = make_guard(orders["guard"], orders)
+        names = dict.fromkeys(scenario["guard_name"] for scenario in orders["scenarios"])
+        installed = {name: make_guard(name, orders) for name in names}
     except Exception:
         port.tell("broken", text=traceback.format_exc()[-2000:])
         return
     for scenario in orders["scenarios"]:
         port.tell("begin", name=scenario["name"])
-        port.tell("facts", name=scenario["name"], **run_scenario(scenario, guard, port))
+        port.tell("facts", name=scenario["name"], **run_scenario(scenario, installed[scenario["guard_name"]], port))
     port.tell("end")
 
 
