@@ -294,14 +294,14 @@ def outcome(scenario, facts):
     silent = sorted(name for name, member in members.items()
                     if member["alive"] and member["kind"] == "notebook" and name not in wanted and not member["answers"])
     above, relief = facts["above"], relief_ms(facts)
+    if wanted and above["first_ms"] is None and not ended | hit:
+        return None  # its time was over before there was anything to do: a busy machine, and nobody's merit or fault
     wrong = [f"ended {name}" for name in sorted(ended - wanted)]
     wrong += [f"a part of {name} ended" for name in sorted(in_part - wanted)]
     wrong += [f"the server of {name} was lost" for name in servers]
     wrong += [f"{name} gives no answer" for name in silent]
     if wanted and relief is None:
         wrong.append("the memory did not come back")
-    elif wanted and above["first_ms"] is None and not wanted <= ended:
-        wrong.append("nothing happened")
     return {
         "right": not wrong, "wrong": wrong, "ended": sorted(ended), "in_part": sorted(in_part),
         "server_lives": not servers, "others_live": not silent and not (ended | in_part) - wanted,
