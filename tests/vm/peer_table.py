@@ -86,6 +86,8 @@ def matrix(results):
         cells = [cell(row_of(results, name, guard)) for guard in results["guards"]]
         if set(cells) != {"not run"}:
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    lines += [""] if any(row.get("note") for row in results["rows"]) else []
+    lines += sorted({f"- {row['guard']}: {row['note']}" for row in results["rows"] if row.get("note")})
     left = [name for name in results["scenarios"] if all(row_of(results, name, g) is None for g in results["guards"])]
     if left:
         lines += ["", f"Not run by anybody yet: {', '.join(left)}."]
