@@ -147,8 +147,10 @@ POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "se
 REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
+ENGINES = ("docker", "docker-in-docker", "containerd", "podman")
 CONTAINER = {
-    "name": (name, REQUIRED), "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
+    "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"),
+    "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
     "env": (labels, {}), "init": (flag, False), "shm_size": (size, 1 << 30), "user": (number, 1000),
     "cgroup_parent": (name, None), "mounts": (texts, []), "server": (SERVER, None), "notebook": ([NOTEBOOK], ()),
     "process": ([PROCESS], ()), "file": ([FILE], ()),
@@ -177,7 +179,8 @@ EXPECT = {
 }
 SCENARIO = {
     "title": (text, REQUIRED), "why": (text, ""),
-    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "cmdline": (text, "")}, {}),
+    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0), "cmdline": (text, ""),
+              "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
     "guard": ({"config": (text, ""), "arguments": (texts, []), "threshold": (share, 0.9)}, {}),
     "run": ({"duration": (seconds, 45.0), "settle": (seconds, 2.0), "quiet": (seconds, 2.0)}, {}),
@@ -265,6 +268,7 @@ def check_references(scenario, wrong):
         wrong.append("container: a notebook, process or request name is used twice in one container")
     for container in scenario["container"]:
         check_php(container, wrong)
+        check_engine(container, wrong)
     for index, fault in enumerate(scenario["fault"]):
         if (fault["at"] is None) == (fault["on"] is None):
             wrong.append(f"fault[{index}]: wants either at or on")
@@ -294,6 +298,17 @@ def members_of(container):
     return container["notebook"] + container["process"] + container["request"]
 
 
+def check_engine(container, wrong):
+    """Only Docker is asked for what is not in every engine's command."""
+    if container["engine"] != "docker":
+        for key in ("memory_swap", "labels", "init", "cgroup_parent", "pool"):
+            if container[key]:
+                wrong.append(f"container {container['name']}: {key} wants engine = \"docker\"")
+        for process in container["process"]:
+            if process["kind"] == "exec":
+                wrong.append(f"container {container['name']}: {process['name']} wants engine = \"docker\"")
+
+
 def check_php(container, wrong):
     """A container has php-fpm or a notebook server in it, not both; a request wants its pool."""
     where, pools = container["name"], [pool["name"] for pool in container["pool"]]
@@ -313,6 +328,10 @@ def wants_php(scenario):
     return any(container["pool"] for container in scenario["container"])
 
 
+def wants_podman(scenario):
+    return any(container["engine"] == "podman" for container in scenario["container"])
+
+
 def wants_extension(scenario):
     return any(container["php"]["extension"] for container in scenario["container"])
 
@@ -324,5 +343,5 @@ def resolve(short, known):
 
 
 def boot_key(scenario):
-    """Scenarios with the same key can share one boot: swap is switched within the guest."""
+    """Scenarios with the same key can share one boot: swap and Docker's driver are switched within the guest."""
     return scenario["host"]["memory"], scenario["host"]["cmdline"]

@@ -1,5 +1,6 @@
 """The parser of scenarios and the verdict on facts: quick, no VM. python3 -m unittest discover tests/vm"""
 
+import json
 import pathlib
 import socket
 import sys
@@ -11,6 +12,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "guest")]
 
 import fastcgi  # noqa: E402
+import peer_recipe  # noqa: E402
+import peer_table  # noqa: E402
 import scenario as scenarios  # noqa: E402
 import verdict  # noqa: E402
 
@@ -71,7 +74,8 @@ class Parser(unittest.TestCase):
         self.assertEqual(one["name"], "case")
         self.assertEqual(one["container"][0]["memory"], 640 << 20)
         self.assertEqual(one["container"][0]["notebook"][0]["kernel"], "python3")
-        self.assertEqual(one["host"], {"memory": 3 << 30, "swap": 0, "cmdline": ""})
+        self.assertEqual(one["host"], {
+            "memory": 3 << 30, "swap": 0, "zram": 0, "cmdline": "", "cgroup_driver": "systemd"})
         self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
         self.assertEqual(one["expect"]["lives"], "all others")
 
@@ -159,8 +163,9 @@ def facts(**changes):
                           "error": None, "left_behind": 0, "ended": 1, "streams": []},
             "lab/idle": {"kind": "notebook", "lives": [dict(life, died=None)], "alive": True, "answers": True,
                          "cell": "none", "error": None, "left_behind": 0, "ended": 0, "streams": []}},
+        "above": {"first_ms": 710, "lasted_ms": 240, "still": False},
         "containers": {"lab": {"events": {"high": 2, "max": 0, "oom": 0, "oom_kill": 0}, "peak": 1, "freed": 200 << 20,
-                               "back": 950, "shm": 0, "highs": [[0, 1]], "high_after_stop": "max", "removed": False,
+                               "back": 950, "shm": 0, "shm_before": 0, "highs": [[0, 1]], "high_after_stop": "max", "removed": False,
                                "server_alive": True, "server_answers": True}},
         "guard": {"rss_kib": 2000, "wakeups": 9, "restarts": 0},
         "incidents": [{"kind": "kill", "reason": "largest", "victim": {"notebook": "/home/jovyan/grows.ipynb"}, "freed": 20,
@@ -271,6 +276,62 @@ class Verdict(unittest.TestCase):
         for first, second in ((9, 5), (None, 5)):
             self.assertIn("ended in the order", "; ".join(self.judge(seen(first, second), text)["wrong"]))
 
+    def test_who_ran_makes_no_difference_to_the_outcome(self):
+        found = {guard: self.judge(facts(), guard=guard)["outcome"] for guard in ("nbguard", "none", *peer_recipe.PEERS)}
+        self.assertEqual({json.dumps(one) for one in found.values()}, {json.dumps({
+            "right": True, "wrong": [], "ended": ["lab/grows"], "in_part": [], "server_lives": True, "others_live": True,
+            "kernel_oom_kills": 0, "relief_ms": 240, "shm_lost": 0, "told": "no"})})
+
+    def test_a_kill_by_the_kernel_is_right_when_it_hit_the_right_one(self):
+        kernel = [{"pid": 77, "process": "hog", "owner": "lab/grows", "anon_mib": 400, "at": 1}]
+        seen = facts(oom_victims=kernel)
+        seen["members"]["lab/grows"].update(ended=0, alive=True, answers=False)
+        one = self.judge(seen, guard="none")["outcome"]
+        self.assertEqual((one["right"], one["ended"], one["in_part"], one["kernel_oom_kills"]), (True, [], ["lab/grows"], 1))
+
+    def test_what_makes_an_outcome_wrong(self):
+        idle = facts()["members"]["lab/idle"]
+        lab = facts()["containers"]["lab"]
+        cases = {
+            "ended lab/idle": self.changed("lab/idle", ended=1, alive=False),
+            "a part of lab/idle ended": facts(oom_victims=[{"pid": 5, "owner": "lab/idle"}]),
+            "the server of lab was lost": facts(containers={"lab": dict(lab, server_alive=False)}),
+            "lab/idle gives no answer": facts(members={**facts()["members"], "lab/idle": dict(idle, answers=False)}),
+            "the memory did not come back": facts(above={"first_ms": 1, "lasted_ms": 9, "still": True}),
+        }
+        for text, seen in cases.items():
+            one = self.judge(seen, guard="nbguard")["outcome"]
+            self.assertEqual((one["right"], one["wrong"]), (False, [text]))
+
+    def test_squeezed_below_the_threshold_is_no_relief(self):
+        above = {"first_ms": 710, "lasted_ms": 50, "still": False}
+        self.assertEqual(self.judge(facts(above=above))["outcome"]["relief_ms"], 190)
+        self.assertIsNone(self.judge(facts(above=dict(above, still=True)))["outcome"]["relief_ms"])
+        self.assertEqual(self.judge(facts(above=dict(above, first_ms=None)))["outcome"]["relief_ms"], 0)
+
+    def test_what_could_not_be_played_is_no_outcome(self):
+        nothing = self.changed("lab/grows", ended=0, alive=True)
+        nothing["above"] = {"first_ms": None, "lasted_ms": 0, "still": False}
+        self.assertIsNone(self.judge(nothing, guard="oomd")["outcome"])
+        self.assertIsNone(self.judge(facts(trouble=["oomd.service did not start"]), guard="oomd")["outcome"])
+
+    def test_shared_memory_is_lost_only_when_its_owner_is_gone(self):
+        lab = dict(facts()["containers"]["lab"], shm=9 << 20, shm_before=1 << 20)
+        self.assertEqual(self.judge(facts(containers={"lab": lab}))["outcome"]["shm_lost"], 8 << 20)
+        alive = self.changed("lab/grows", ended=0, alive=True)
+        alive["containers"]["lab"] = lab
+        self.assertEqual(self.judge(alive)["outcome"]["shm_lost"], 0)
+
+    def test_told_is_a_word_about_memory_and_not_the_name_of_a_module(self):
+        def told(**changes):
+            return self.judge(self.changed("lab/grows", **changes))["outcome"]["told"]
+
+        def said(text):
+            return [{"name": "stderr", "text": text, "in_cell": True, "at": 1}]
+        self.assertEqual(told(streams=said("ended: memory ran short")), "yes")
+        self.assertEqual(told(streams=said("leaked shared_memory objects")), "no")
+        self.assertEqual(told(error="TerminatedWorkerError: ..."), "by an error")
+
     def test_record_values(self):
         record = facts()["incidents"][0]
         for wanted, fits in (({"notebook": "grows"}, True), ({"notebook": "idle"}, False), ({"freed": {"min": 20}}, True),
@@ -322,6 +383,70 @@ class FastCgi(unittest.TestCase):
                        self.OUT + fastcgi.record(fastcgi.END, b"\0\0\0\x01" + b"\0" * 4)):
             with self.subTest(len(answer)):
                 self.assertFalse(self.ask(answer)[0].whole)
+
+
+RESULTS = HERE / "results/peers.json"
+
+
+def outcome(**changes):
+    return {"right": True, "wrong": [], "ended": ["lab/grows"], "in_part": [], "server_lives": True, "others_live": True,
+            "kernel_oom_kills": 0, "relief_ms": 500, "shm_lost": 0, "told": "no", **changes}
+
+
+def results(theirs, ours):
+    rows = [{"scenario": "a", "guard": guard, "version": "1", "date": "d", "made_of": "x", "outcome": one, "trouble": None}
+            for guard, one in (("oomd", theirs), ("nbguard", ours)) if one]
+    return {"date": "d", "guest": "trixie", "kernel": "6", "guards": ["oomd", "nbguard"],
+            "scenarios": {"a": "one grows"}, "rows": rows, "idle": None}
+
+
+class PeerTable(unittest.TestCase):
+    def test_a_figure_that_is_better_than_ours_is_said(self):
+        cases = {
+            "right, where nbguard was wrong": (outcome(), outcome(right=False, wrong=["ended lab/idle"])),
+            "memory was back after 0.50 s, ours 5.00 s": (outcome(), outcome(relief_ms=5000)),
+            "without the kernel's OOM killer": (outcome(), outcome(kernel_oom_kills=1)),
+            "0 MiB left in /dev/shm, ours 7 MiB": (outcome(), outcome(shm_lost=7 << 20)),
+            "only a part of lab/grows ended": (outcome(ended=[], in_part=["lab/grows"]), outcome()),
+            "the notebook was told why": (outcome(told="yes"), outcome()),
+        }
+        for words, (theirs, ours) in cases.items():
+            text = peer_table.better(results(theirs, ours))
+            self.assertIn(f"- oomd, one grows: {words}", text)
+            self.assertIn("nowhere", peer_table.better(results(ours if ours["right"] else outcome(), theirs)), words)
+
+    def test_idle_figures_are_compared_one_by_one(self):
+        one = results(outcome(), outcome())
+        figures = {"rss_kib": 2000, "pss_kib": 900, "threads": 1, "wakeups": 60, "cpu_ms": 10}
+        one["idle"] = {"seconds": 60, "date": "d", "note": "", "figures": {
+            "oomd": {"100": figures}, "nbguard": {"100": dict(figures, rss_kib=2700, wakeups=0)}}}
+        self.assertEqual(peer_table.better(one).splitlines()[2:],
+                         ["- oomd, idle, KiB RSS, ours in brackets: 2,000 (2,700) with 100 containers"])
+        self.assertIn("| nbguard | 2,700, 900; 0; 10 ms |", peer_table.idle(one))
+
+    def test_what_was_not_run_says_so_and_is_in_no_total(self):
+        text = peer_table.summary(results(None, outcome()))
+        self.assertIn("| one grows | not run | right; 0.50 s |", text)
+        self.assertEqual(peer_table.totals(results(None, outcome())), "")
+        self.assertIn("| oomd | 1 of 1 |", peer_table.totals(results(outcome(), outcome())))
+
+    def test_scenarios_about_nbguard_itself_are_left_out(self):
+        left = {path.stem for path in (HERE / "scenarios").glob("*.toml")
+                if peer_table.comparable(scenarios.load(path)) is not None}
+        self.assertLessEqual({"q-dry-run", "k1-daemon-killed-before", "y1-php-goes-on", "v-commands", "p-protected"}, left)
+        self.assertFalse(left & {"a-one-grows", "g-server-is-largest", "i1-no-limits", "r1-terminal-hog"})
+
+    def test_readme_quotes_the_results_as_they_are(self):
+        readme = (HERE.parent.parent / "README.md").read_text()
+        found = json.loads(RESULTS.read_text())
+        self.assertEqual(peer_table.quote(readme, found), readme)
+        self.assertEqual(peer_table.whole(found), (HERE / "results/peers.md").read_text())
+        known = {path.stem for path in (HERE / "scenarios").glob("*.toml")}
+        self.assertLessEqual({row["scenario"] for row in found["rows"]}, known)
+
+    def test_every_peer_has_its_configuration_in_the_tree(self):
+        for guard in peer_recipe.PEERS:
+            self.assertTrue(any(file.is_file() for file in (HERE / "guards" / guard).rglob("*")), guard)
 
 
 if __name__ == "__main__":

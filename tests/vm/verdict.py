@@ -271,18 +271,93 @@ def timings(facts):
             "crossed_to_dead_ms": between}
 
 
+# A word about memory on stderr of the cell. Names of modules are not one: `shared_memory` is no word of its own.
+TOLD = re.compile(r"(?i)\b(memory|oom)\b")
+
+
+def outcome(scenario, facts):
+    """What came of it, judged alike for every guard and for none: nothing in here knows which one ran.
+
+    Right is: nobody ended who should not have, every server and everybody else lives and answers, and
+    where somebody should have ended the memory is back. It does not matter who did it, the guard or the
+    kernel, nor whether a notebook ended as a whole or only what was too much of it.
+    """
+    if facts["trouble"] or "members" not in facts:
+        return None
+    members, containers = facts["members"], facts["containers"]
+    wanted = {resolve(short, members) for short in scenario["expect"]["ended"]}
+    ended = {name for name, member in members.items() if member["ended"] and not removed(facts, name)}
+    hit = {victim["owner"] for victim in facts["oom_victims"] if victim["owner"] in members}
+    in_part = {name for name in hit - ended if members[name]["kind"] == "notebook"}
+    there = {name: one for name, one in containers.items() if not one["removed"]}
+    servers = sorted(name for name, one in there.items() if not one["server_alive"] or not one["server_answers"])
+    silent = sorted(name for name, member in members.items()
+                    if member["alive"] and member["kind"] == "notebook" and name not in wanted and not member["answers"])
+    above, relief = facts["above"], relief_ms(facts)
+    if wanted and above["first_ms"] is None and not ended | hit:
+        return None  # its time was over before there was anything to do: a busy machine, and nobody's merit or fault
+    wrong = [f"ended {name}" for name in sorted(ended - wanted)]
+    wrong += [f"a part of {name} ended" for name in sorted(in_part - wanted)]
+    wrong += [f"the server of {name} was lost" for name in servers]
+    wrong += [f"{name} gives no answer" for name in silent]
+    if wanted and relief is None:
+        wrong.append("the memory did not come back")
+    return {
+        "right": not wrong, "wrong": wrong, "ended": sorted(ended), "in_part": sorted(in_part),
+        "server_lives": not servers, "others_live": not silent and not (ended | in_part) - wanted,
+        "kernel_oom_kills": oom_kills(facts),
+        "relief_ms": relief,
+        "shm_lost": shm_lost(facts, ended), "told": told(members, (ended | in_part) & wanted),
+    }
+
+
+def relief_ms(facts):
+    """From the threshold to relief: as long as usage was above it, and at least until the first one was dead.
+
+    0: it never came so far; None: it never ended. Usage that a guard or the kernel squeezes to just below the threshold is no relief.
+    """
+    above = facts["above"]
+    if above["first_ms"] is None:
+        return 0
+    if above["still"]:
+        return None
+    deaths = [life["died"] for member in facts["members"].values() for life in member["lives"]]
+    deaths += [victim.get("at") for victim in facts["oom_victims"]]
+    later = [moment for moment in deaths if moment is not None and moment >= above["first_ms"]]
+    return max(above["lasted_ms"], min(later, default=above["first_ms"]) - above["first_ms"])
+
+
+def shm_lost(facts, ended):
+    """Bytes that came to /dev/shm and are still there although somebody of that container ended."""
+    return sum(max(0, one["shm"] - (one["shm_before"] or 0)) for name, one in facts["containers"].items()
+               if one["shm"] is not None and any(member.startswith(f"{name}/") for member in ended))
+
+
+def told(members, whom):
+    """Whether each of those who lost something was told why: "yes", "by an error", "no"; None: nobody did."""
+    if not whom:
+        return None
+    if all(any(one["name"] == "stderr" and TOLD.search(one["text"]) for one in members[name]["streams"])
+           for name in whom):
+        return "yes"
+    return "by an error" if all(members[name]["error"] for name in whom) else "no"
+
+
 def report(scenario, facts, boot, guard):
     """The one line of JSON for this scenario: the verdict first, then what happened, in figures."""
     facts = dict(facts, timings=timings(facts))
-    guarded = guard != "none"
+    guarded = guard == "nbguard"
     wrong = judge(scenario, facts, guarded)
     line = {"scenario": scenario["name"], "guard": guard, **boot}
     if guarded:
         line.update({"pass": not wrong, "wrong": wrong})
-    else:
+    elif guard == "none":
         alone = judge_alone(scenario, facts)
         line.update({"pass": None, "expected": not wrong, "otherwise": wrong, "as_foreseen": not alone,
                      "not_foreseen": alone})
+    else:
+        line.update({"pass": None, "expected": not wrong, "otherwise": wrong})
+    line["outcome"] = outcome(scenario, facts)
     if "members" in facts:
         line.update(tell_story(facts))
     line["seconds"] = facts.get("seconds")

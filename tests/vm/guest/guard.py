@@ -121,25 +121,7 @@ class Guard:
             run(["systemctl", "start", UNIT], 60)
 
     def measure(self):
-        """Its memory, and how often its threads woke up so far."""
-        pid = self.pid
-        if pid is None:
-            return None
-        try:
-            status = read_status(f"/proc/{pid}/status")
-            wakeups = 0
-            for task in os.listdir(f"/proc/{pid}/task"):
-                threads = read_status(f"/proc/{pid}/task/{task}/status")
-                wakeups += int(threads["voluntary_ctxt_switches"]) + int(threads["nonvoluntary_ctxt_switches"])
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-        except (OSError, KeyError):
-            return None
-        ticks = os.sysconf("SC_CLK_TCK")
-        return {"pid": pid, "rss_kib": kib(status, "VmRSS"), "rss_peak_kib": kib(status, "VmHWM"),
-                "anon_kib": kib(status, "RssAnon"), "threads": int(status["Threads"]), "wakeups": wakeups,
-                "cpu_ms": (int(fields[11]) + int(fields[12])) * 1000 // ticks,
-                "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
+        return measure_process(self.pid)
 
     def incidents(self):
         """Every record that it wrote since it was started."""
@@ -158,6 +140,29 @@ class Guard:
     def journal(self):
         return run(["journalctl", "--no-pager", "-o", "short-monotonic", "-u", UNIT,
                     f"--since=@{self.since:.3f}"], 60, check=False)
+
+
+def measure_process(pid):
+    """Its memory, and how often its threads woke up so far; None when there is none."""
+    if not pid:
+        return None
+    try:
+        status = read_status(f"/proc/{pid}/status")
+        wakeups = 0
+        for task in os.listdir(f"/proc/{pid}/task"):
+            threads = read_status(f"/proc/{pid}/task/{task}/status")
+            wakeups += int(threads["voluntary_ctxt_switches"]) + int(threads["nonvoluntary_ctxt_switches"])
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            pss = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+        ticks = os.sysconf("SC_CLK_TCK")
+        return {"pid": pid, "rss_kib": kib(status, "VmRSS"), "rss_peak_kib": kib(status, "VmHWM"),
+                "anon_kib": kib(status, "RssAnon"), "pss_kib": pss, "threads": int(status["Threads"]),
+                "wakeups": wakeups, "cpu_ms": (int(fields[11]) + int(fields[12])) * 1000 // ticks,
+                "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
+    except (OSError, KeyError, StopIteration):
+        return None
 
 
 def is_daemon(pid):

@@ -17,6 +17,7 @@ import time
 
 IMAGE = "notebook-stack"
 HOMES = pathlib.Path("/srv/vm")
+ROOT_FOLDER = pathlib.Path("/var/tmp/empty-image")
 CGROUP_ROOT = pathlib.Path("/sys/fs/cgroup")
 # docker run takes about 5 s under emulation; on a thrashing host it can take much longer.
 DOCKER_SECONDS = 120
@@ -39,7 +40,7 @@ def run(command, seconds=DOCKER_SECONDS, check=True, **how):
 
 def import_image():
     """An image with folders and nothing in them: what a container sees is bound in."""
-    root = pathlib.Path("/var/tmp/empty-image")
+    root = ROOT_FOLDER
     # /sbin is a folder of its own: --init puts docker-init there.
     for folder in ("usr", "etc", "proc", "sys", "dev", "tmp", "home/jovyan", "opt/tools", "run", "var", "sbin"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ class Container:
     def start(self):
         """docker run, then the connection to the server."""
         self.lay_out_home()
-        self.id = run(self.run_command()).strip()
+        self.id = self.find_id(run(self.run_command()))
         self.cgroup = self.find_cgroup()
         self.pid = self.host_pid(1)
         if self.pid is None:
@@ -77,21 +78,26 @@ class Container:
             raise LabError(f"{self.name}: oom_score_adj is {score}, not 0")
         self.connect()
 
+    def find_id(self, printed):
+        return printed.strip()
+
+    def group_names(self):
+        """With the systemd driver, and with the cgroupfs driver."""
+        return [f"docker-{self.id}.scope", self.id]
+
     def find_cgroup(self):
-        """Its scope, in whichever slice: `docker inspect` would cost a second under emulation."""
-        name = f"docker-{self.id}.scope"
+        """Its group, in whichever slice: `docker inspect` would cost a second under emulation."""
         for folder, below, _ in os.walk(CGROUP_ROOT):
-            if name in below:
-                return pathlib.Path(folder) / name
-        raise LabError(f"{self.name}: there is no {name}: {self.read_log()}")
+            for name in self.group_names():
+                if name in below:
+                    return pathlib.Path(folder) / name
+        raise LabError(f"{self.name}: there is no {self.group_names()[0]}: {self.read_log()}")
 
     def run_command(self):
         spec = self.spec
         command = ["docker", "run", "-d", "--name", self.name, "--hostname", self.name, "--network", "none",
                    "-v", f"{self.home}:/home/jovyan", "-w", "/home/jovyan", "--user", str(self.user),
-                   "--shm-size", str(spec["shm_size"]), "-e", "HOME=/home/jovyan", "-e", "USER=jovyan",
-                   "-e", "JUPYTER_RUNTIME_DIR=/home/jovyan/.local/share/jupyter/runtime",
-                   "-e", "OPENBLAS_NUM_THREADS=1"]
+                   "--shm-size", str(spec["shm_size"])]
         if spec["memory"] is not None:
             command += ["-m", str(spec["memory"])]
         if spec["memory_swap"] is not None:
@@ -104,9 +110,13 @@ class Container:
             command += ["-v", mount]
         for key, value in spec["labels"].items():
             command += ["--label", f"{key}={value}"]
-        for key, value in spec["env"].items():
+        for key, value in self.environment().items():
             command += ["-e", f"{key}={value}"]
         return command + [IMAGE, *self.words()]
+
+    def environment(self):
+        return {"HOME": "/home/jovyan", "USER": "jovyan", "OPENBLAS_NUM_THREADS": "1",
+                "JUPYTER_RUNTIME_DIR": "/home/jovyan/.local/share/jupyter/runtime", **self.spec["env"]}
 
     @property
     def user(self):
@@ -117,8 +127,8 @@ class Container:
         return ["/usr:/usr:ro", "/etc:/etc:ro", "/opt/vm/guest/tools:/opt/tools:ro"]
 
     def words(self):
-        """Its first process."""
-        return ["/usr/bin/python3", "/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
+        """Its first process; run by its own name, which is what other guards know a server by."""
+        return ["/opt/tools/jupyter-lab", "--ip=127.0.0.1"]
 
     def lay_out_home(self):
         """The home folder with the server's orders and the scenario's files; big ones are sparse."""
@@ -256,9 +266,13 @@ class Container:
 
 
 def remove_all(containers):
-    """One call for all of them: each would cost a second of its own."""
-    if containers:
-        run(["docker", "rm", "-f", *(one.name for one in containers)], check=False)
+    """One call for all of Docker's: each would cost a second of its own."""
+    docker = [one.name for one in containers if one.spec["engine"] == "docker"]
+    if docker:
+        run(["docker", "rm", "-f", *docker], check=False)
+    for one in containers:
+        if one.spec["engine"] != "docker":
+            one.remove()
 
 
 def start_all(containers):

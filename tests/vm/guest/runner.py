@@ -14,10 +14,13 @@ import threading
 import time
 import traceback
 
+import engines
 import guard as guards
-from lab import LabError, Container, import_image, remove_all, run, start_all
+import idle
+from lab import LabError, import_image, remove_all, run, start_all
+from peers import Peer
 from php import PhpContainer
-from watch import Watch
+from watch import NEAR, Watch
 
 RESULTS = "/dev/ttyS1"
 ORDERS = "/opt/vm/orders.json"
@@ -44,7 +47,15 @@ class Port:
             self.file.flush()
 
 
+def leave_the_slice():
+    """Into a group of its own: whoever looks 100 times a second lowers the pressure of the slice that he is in."""
+    group = pathlib.Path("/sys/fs/cgroup/vm-runner")
+    group.mkdir(exist_ok=True)
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def main():
+    leave_the_slice()
     port = Port()
     port.tell("hello", kernel=platform.release(), up=time.monotonic(),
               psi=os.path.exists("/proc/pressure/memory"))
@@ -52,23 +63,38 @@ def main():
         orders = json.load(file)
     try:
         import_image()
-        guard = guards.Guard() if orders["guard"] == "nbguard" else guards.NoGuard()
+        if orders.get("idle"):
+            port.tell("idle", **idle.measure_all(orders, make_guard, port))
+            port.tell("end")
+            return
+        names = dict.fromkeys(scenario["guard_name"] for scenario in orders["scenarios"])
+        installed = {name: make_guard(name, orders) for name in names}
     except Exception:
         port.tell("broken", text=traceback.format_exc()[-2000:])
         return
     for scenario in orders["scenarios"]:
         port.tell("begin", name=scenario["name"])
-        port.tell("facts", name=scenario["name"], **run_scenario(scenario, guard, port))
+        port.tell("facts", name=scenario["name"], **run_scenario(scenario, installed[scenario["guard_name"]], port))
     port.tell("end")
+
+
+def make_guard(name, orders):
+    """Installed, and not started."""
+    if name == "nbguard":
+        return guards.Guard()
+    return Peer(orders["peers"][name]) if name in orders["peers"] else guards.NoGuard()
 
 
 def run_scenario(scenario, guard, port):
     """One scenario from a clean host to a clean host; whatever goes wrong is told as `trouble`."""
     began = time.monotonic()
-    containers = [(PhpContainer if spec["pool"] else Container)(spec) for spec in scenario["container"]]
+    containers = [(PhpContainer if spec["pool"] else engines.ENGINES[spec["engine"]])(spec)
+                  for spec in scenario["container"]]
     facts = {"trouble": []}
     try:
+        engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
+        engines.set_zram(scenario["host"]["zram"])
         guard.start(scenario["guard"])
         facts.update(play(scenario, containers, guard, port))
     except (LabError, OSError, subprocess.SubprocessError, queue.Empty) as error:
@@ -188,8 +214,36 @@ def collect(watch, shm_before):
     seen = {f"{event} {container}" if container else event: since_go(moment)
             for (event, container), moment in watch.seen.items()}
     return {"members": members, "workers": workers, "containers": containers, "oom_victims": victims, "seen": seen,
+            "above": time_above(watch, since_go),
             "faults": [{"action": f["action"], "at": since_go(f["done"])} for f in watch.faults],
             "lowest_available": min((free for _, free in watch.mem_available), default=None)}
+
+
+def time_above(watch, since_go):
+    """When a threshold was first reached, how long usage was above one in sum, and whether it still is.
+
+    The same bound for every guard, and for none: the threshold of the scenario, less what counts as near.
+    """
+    share = watch.scenario["guard"]["threshold"] - NEAR
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    series = [(gauge.samples, lambda value, limit=gauge.limit: value >= share * limit)
+              for gauge in watch.gauges.values() if gauge.limit is not None]
+    if watch.unlimited:
+        series.append((watch.mem_available, lambda value: value <= (1 - share) * total))
+    first, lasted, still = None, 0.0, False
+    for samples, is_above in series:
+        since = None
+        for moment, value in samples:
+            if is_above(value) and since is None:
+                since = moment
+                first = moment if first is None else min(first, moment)
+            elif since is not None and not is_above(value):
+                lasted += moment - since
+                since = None
+        if since is not None:
+            still = True
+            lasted += samples[-1][0] - since
+    return {"first_ms": since_go(first), "lasted_ms": round(lasted * 1000), "still": still}
 
 
 def container_facts(container, watch, shm_before, since_go):
@@ -222,7 +276,7 @@ def what_came_back(samples, death, since_go):
 def compare_measures(before, after, watch):
     if after is None:
         return None
-    facts = {key: after[key] for key in ("rss_kib", "rss_peak_kib", "anon_kib", "threads", "descriptors")}
+    facts = {key: after[key] for key in ("rss_kib", "rss_peak_kib", "anon_kib", "pss_kib", "threads", "descriptors")}
     same = before is not None and before["pid"] == after["pid"]
     facts["wakeups"] = after["wakeups"] - before["wakeups"] if same else None
     facts["cpu_ms"] = after["cpu_ms"] - before["cpu_ms"] if same else None
@@ -251,6 +305,7 @@ def clean_up(containers, guard, name, port, facts):
             if text:
                 port.tell("log", name=name, log=log, text=text[-LOG_BYTES:])
         set_swap(0)
+        engines.set_zram(0)
     except Exception as error:
         facts["trouble"].append(f"cleaning up: {error}"[:500])
 

@@ -1,0 +1,54 @@
+"""What each guard costs while nothing happens, with many containers: all guards in one boot, at once.
+
+The containers are groups that look like Docker's, each with a limit and a process that sleeps: five
+hundred real ones do not fit into this guest. systemd knows nothing of them.
+"""
+
+import hashlib
+import pathlib
+import subprocess
+import time
+
+SLICE = pathlib.Path("/sys/fs/cgroup/system.slice")
+LIMIT = 640 << 20
+# Daemons that look at what is new do so now and not while they are measured: nbguard has systemd set
+# memory.high of each new container, which takes a third of a second under emulation.
+SETTLE_SECONDS = 20
+SETTLE_EACH_SECONDS = 0.5
+
+
+def measure_all(orders, make_guard, port):
+    """Guard -> number of containers -> figures of so many idle seconds."""
+    (SLICE / "cgroup.subtree_control").write_text("+memory")
+    guards = {name: make_guard(name, orders) for name in orders["idle"]["guards"]}
+    for guard in guards.values():
+        guard.start({"config": "", "arguments": []})
+    found, there = {name: {} for name in guards}, 0
+    for count in orders["idle"]["containers"]:
+        for number in range(there, count):
+            add_container(number)
+        port.tell("ready", name=f"idle {count}", seconds=0)
+        time.sleep(SETTLE_SECONDS + SETTLE_EACH_SECONDS * (count - there))
+        there = count
+        before = {name: guard.measure() for name, guard in guards.items()}
+        time.sleep(orders["idle"]["seconds"])
+        for name, guard in guards.items():
+            found[name][str(count)] = compare(before[name], guard.measure())
+    watched = subprocess.run(["nbguard", "ps"], capture_output=True, text=True, timeout=60).stdout
+    return {"figures": found, "seconds": orders["idle"]["seconds"], "ps": watched[:2000],
+            "journals": {name: guard.journal()[-3000:] for name, guard in guards.items()}}
+
+
+def add_container(number):
+    group = SLICE / f"docker-{hashlib.sha256(str(number).encode()).hexdigest()}.scope"
+    group.mkdir()
+    (group / "memory.max").write_text(str(LIMIT))
+    process = subprocess.Popen(["sleep", "infinity"])
+    (group / "cgroup.procs").write_text(str(process.pid))
+
+
+def compare(before, after):
+    if before is None or after is None or before["pid"] != after["pid"]:
+        return None
+    return {"rss_kib": after["rss_kib"], "pss_kib": after["pss_kib"], "threads": after["threads"],
+            "wakeups": after["wakeups"] - before["wakeups"], "cpu_ms": after["cpu_ms"] - before["cpu_ms"]}
