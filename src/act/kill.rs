@@ -24,8 +24,9 @@ pub trait Signals {
     /// # Errors
     /// As pidfd_open(2).
     fn open(&mut self, pid: u32) -> io::Result<OwnedFd>;
-    /// The start time of the process that has this pid now.
-    fn start_of(&mut self, pid: u32) -> Option<u64>;
+    /// The start time of the process that has this pid now. `None` also where the one of this key
+    /// is known to be gone.
+    fn start_of(&mut self, key: ProcKey) -> Option<u64>;
     /// # Errors
     /// As pidfd_send_signal(2).
     fn send(&mut self, pidfd: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()>;
@@ -137,8 +138,10 @@ impl Job {
     /// Opens, checks and signals these processes, parents first. Returns how many were signalled.
     ///
     /// Descriptors of all come first, then the start times are read again: whoever still has the
-    /// start time it was ranked with *after* we hold its descriptor is the one we hold. When
-    /// descriptors run out, those held so far are signalled and let go before the next.
+    /// start time it was ranked with *after* we hold its descriptor is the one we hold. Start times
+    /// count in ticks of 10 ms: who was born in the very tick in which its pid's earlier owner was
+    /// born, ranked and reaped could be taken for that one, which wants the host to go through all
+    /// its pids within 10 ms; whose `stat` is kept is told apart even so. When descriptors run out, those held so far are signalled and let go before the next.
     pub fn add<S: Signals>(&mut self, signals: &mut S, targets: &[Target]) -> u32 {
         let mut first = self.members.len();
         let mut signalled = 0;
@@ -174,7 +177,7 @@ impl Job {
         let mut signalled = 0;
         for member in &mut self.members[first..] {
             if member.standing == Standing::Open
-                && signals.start_of(member.key.pid) != Some(member.key.start)
+                && signals.start_of(member.key) != Some(member.key.start)
             {
                 member.standing = Standing::Gone;
                 member.pidfd = None;
@@ -386,8 +389,8 @@ mod tests {
             }
         }
 
-        fn start_of(&mut self, pid: u32) -> Option<u64> {
-            self.starts.get(&pid).copied()
+        fn start_of(&mut self, key: ProcKey) -> Option<u64> {
+            self.starts.get(&key.pid).copied()
         }
 
         fn send(&mut self, _: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()> {

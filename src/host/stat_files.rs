@@ -86,9 +86,14 @@ impl StatFiles {
         procs::scan_by(pids, procs, |pid| self.read(roots, pid, buffer))
     }
 
-    /// As [`procs::start_of`].
-    pub fn start_of(&self, roots: &Roots, pid: u32, buffer: &mut Buffer) -> Option<u64> {
-        self.read(roots, pid, buffer).ok().map(|line| line.start)
+    /// As [`procs::start_of`]; and `None` once the process of this very key is gone, also when its
+    /// pid has gone to somebody who was born in the same tick.
+    pub fn start_of(&self, roots: &Roots, key: ProcKey, buffer: &mut Buffer) -> Option<u64> {
+        let Ok(at) = self.files.binary_search_by_key(&key, |(key, _)| *key) else {
+            return procs::start_of(roots, key.pid, buffer);
+        };
+        let text = buffer.read_again(self.files[at].1.as_fd()).ok()?;
+        parse::stat(text).ok().map(|line| line.start)
     }
 }
 
@@ -135,9 +140,10 @@ mod tests {
         let nowhere_roots = Roots::at(&nowhere).unwrap();
         assert_eq!(files.scan(&nowhere_roots, &pids, &mut again, &mut buffer).gone, 0);
         assert_eq!(keys(&again), keys(&procs));
-        let start = procs[0].key.start;
-        assert_eq!(files.start_of(&nowhere_roots, pids[0].0, &mut buffer), Some(start));
+        let key = procs[0].key;
+        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), Some(key.start));
         end(first);
+        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), None);
         let count = files.scan(&nowhere_roots, &pids, &mut again, &mut buffer);
         assert_eq!((count.gone, keys(&again)), (1, keys(&procs[1..])));
         assert_eq!(files.keep(&roots, &again, 9, &mut buffer).len(), 1, "the dead one's goes");

@@ -149,10 +149,10 @@ impl Signals for Kernel<'_> {
         pidfd::open(pid)
     }
 
-    fn start_of(&mut self, pid: u32) -> Option<u64> {
+    fn start_of(&mut self, key: ProcKey) -> Option<u64> {
         match self.stat_files {
-            Some(files) => files.start_of(self.roots, pid, self.buffer),
-            None => procs::start_of(self.roots, pid, self.buffer),
+            Some(files) => files.start_of(self.roots, key, self.buffer),
+            None => procs::start_of(self.roots, key.pid, self.buffer),
         }
     }
 
@@ -486,5 +486,202 @@ impl Reactor {
     /// Gives up on those that did not die: the record has said so.
     pub(super) fn give_up(&mut self, serial: u32) {
         self.finish(serial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::fs;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    use crate::act::kill::Target;
+    use crate::facts::Proc;
+
+    /// Processes in one round; a round is over in some hundred milliseconds.
+    const BATCH: u32 = 250;
+    const REPLACED: usize = 10_000;
+    /// The pids that are given out again and again. Whoever else is born gets others.
+    const FIRST: u32 = 20_000;
+    const OF_THE_NAMESPACE: &str = "NBGUARD_TEST_IN_A_NAMESPACE";
+
+    /// Processes with these pids, one after the other: whoever writes `ns_last_pid` says which pid
+    /// the next process of his namespace gets.
+    fn born_as(pids: impl Iterator<Item = u32>) -> Vec<Child> {
+        pids.map(|pid| {
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+            let mut sleep = Command::new("sleep");
+            let child = sleep.arg("infinity").stdin(Stdio::null()).spawn().unwrap();
+            assert_eq!(child.id(), pid, "somebody else got it");
+            child
+        })
+        .collect()
+    }
+
+    fn end(children: &mut Vec<Child>) {
+        for child in children.iter_mut() {
+            child.kill().unwrap();
+        }
+        for mut child in children.drain(..) {
+            child.wait().unwrap();
+        }
+    }
+
+    fn ranked(roots: &Roots, children: &[Child]) -> Vec<Proc> {
+        let pids: Vec<(u32, u16)> = children.iter().map(|child| (child.id(), 0)).collect();
+        let mut procs = Vec::new();
+        procs::scan(roots, &pids, &mut procs, &mut Buffer::new());
+        assert_eq!(procs.len(), children.len());
+        procs
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum When {
+        BeforeOpen,
+        BeforeStart,
+        BeforeSignal,
+    }
+
+    /// The kernel, and all that was ranked goes at one step of the kill and comes back as others.
+    struct Replacing<'a, 'b> {
+        kernel: Kernel<'a>,
+        when: When,
+        replace: Option<&'b dyn Fn()>,
+    }
+
+    impl Replacing<'_, '_> {
+        fn at(&mut self, when: When) {
+            if self.when == when
+                && let Some(replace) = self.replace.take()
+            {
+                replace();
+            }
+        }
+    }
+
+    impl Signals for Replacing<'_, '_> {
+        fn open(&mut self, pid: u32) -> io::Result<OwnedFd> {
+            self.at(When::BeforeOpen);
+            self.kernel.open(pid)
+        }
+
+        fn start_of(&mut self, key: ProcKey) -> Option<u64> {
+            self.at(When::BeforeStart);
+            self.kernel.start_of(key)
+        }
+
+        fn send(&mut self, pidfd: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()> {
+            self.at(When::BeforeSignal);
+            self.kernel.send(pidfd, pid, signal)
+        }
+    }
+
+    /// Ranks these, has them replaced in the middle of the kill, and returns who was hit.
+    fn hit(
+        roots: &Roots,
+        children: &RefCell<Vec<Child>>,
+        when: When,
+        stat_files: Option<&StatFiles>,
+        before: &[Proc],
+    ) -> usize {
+        let replace = || {
+            let mut children = children.borrow_mut();
+            let pids: Vec<u32> = children.iter().map(Child::id).collect();
+            end(&mut children);
+            *children = born_as(pids.into_iter());
+        };
+        let mut buffer = Buffer::new();
+        let kernel = Kernel { stat_files, ..Kernel::of(roots, &mut buffer) };
+        let mut signals = Replacing { kernel, when, replace: Some(&replace) };
+        let targets: Vec<Target> =
+            before.iter().map(|proc| Target { key: proc.key, spare: Spare::No }).collect();
+        let mut job = Job::with_room(targets.len());
+        job.begin(Moment(0), libc::SIGKILL);
+        let signalled = job.add(&mut signals, &targets);
+        assert_eq!(signalled, 0, "{when:?}");
+        // A signal that was sent would be there by now, and a zombie is not alive.
+        let mut children = children.borrow_mut();
+        children.iter_mut().filter_map(|child| child.try_wait().unwrap()).count()
+    }
+
+    /// Runs the test of this name again as the first process of a pid namespace.
+    fn in_a_namespace(test: &str) -> Option<()> {
+        if std::env::var_os(OF_THE_NAMESPACE).is_some() {
+            return Some(());
+        }
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare.arg(std::env::current_exe().unwrap());
+        unshare.args(["--exact", "--nocapture", &format!("reactor::ending::tests::{test}")]);
+        match unshare.env(OF_THE_NAMESPACE, "1").output() {
+            Ok(done) if done.status.success() => {
+                let said = String::from_utf8_lossy(&done.stdout);
+                said.lines().filter(|line| line.contains("replaced")).for_each(|l| println!("{l}"));
+            }
+            Ok(done) if String::from_utf8_lossy(&done.stderr).contains("unshare failed") => {
+                println!("skipped: no pid namespace can be made here");
+            }
+            Ok(done) => panic!(
+                "{}{}",
+                String::from_utf8_lossy(&done.stdout),
+                String::from_utf8_lossy(&done.stderr)
+            ),
+            Err(error) => println!("skipped: unshare: {error}"),
+        }
+        None
+    }
+
+    #[test]
+    fn whoever_has_the_pid_of_one_that_was_ranked_is_never_hit() {
+        let Some(()) = in_a_namespace("whoever_has_the_pid_of_one_that_was_ranked_is_never_hit")
+        else {
+            return;
+        };
+        let roots = Roots::system().unwrap();
+        let children = RefCell::new(born_as(FIRST..FIRST + BATCH));
+        let (mut replaced, mut wrong) = (0, 0);
+        let steps = [When::BeforeOpen, When::BeforeStart, When::BeforeSignal];
+        for when in steps.into_iter().cycle() {
+            // Who is ranked was born before the tick of the ranking.
+            std::thread::sleep(Duration::from_millis(11));
+            let before = ranked(&roots, &children.borrow());
+            wrong += hit(&roots, &children, when, None, &before);
+            replaced += before.len();
+            if replaced >= REPLACED {
+                break;
+            }
+        }
+        end(&mut children.borrow_mut());
+        println!("{replaced} processes replaced between ranking and signal: {wrong} wrong kills");
+        assert_eq!(wrong, 0);
+    }
+
+    /// Here the start time tells nothing: the new one was born in the same tick as the old one.
+    #[test]
+    fn one_that_was_born_in_the_same_tick_is_not_hit_either_where_stat_is_kept() {
+        let name = "one_that_was_born_in_the_same_tick_is_not_hit_either_where_stat_is_kept";
+        let Some(()) = in_a_namespace(name) else { return };
+        let roots = Roots::system().unwrap();
+        let children = RefCell::new(Vec::new());
+        let (mut same, mut wrong) = (0, 0);
+        for at in 0..2_000 {
+            *children.borrow_mut() = born_as(FIRST..=FIRST);
+            let before = ranked(&roots, &children.borrow());
+            let mut files = StatFiles::default();
+            files.keep(&roots, &before, 1, &mut Buffer::new());
+            let when = [When::BeforeOpen, When::BeforeStart, When::BeforeSignal][at % 3];
+            wrong += hit(&roots, &children, when, Some(&files), &before);
+            let after = ranked(&roots, &children.borrow());
+            same += usize::from(after[0].key == before[0].key);
+            end(&mut children.borrow_mut());
+            if same >= 200 {
+                break;
+            }
+        }
+        println!("{same} replaced within one tick: {wrong} wrong kills");
+        assert!(same > 0, "none was born in the tick of the one before");
+        assert_eq!(wrong, 0);
     }
 }
