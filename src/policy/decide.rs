@@ -861,7 +861,9 @@ impl Screen {
         first: &Row,
     ) -> Option<HoldReason> {
         let nowhere = in_no_process(case, ranking);
-        let unattributed = ranking.unattributed().middle().plus(nowhere);
+        let uid = case.forest.workloads().get(first.workload as usize).map_or(0, |w| w.uid);
+        let claimed = case.forest.held_by_anothers_servers(uid, case.procs);
+        let unattributed = ranking.unattributed().middle().plus(nowhere).plus(claimed);
         let excluded = self.excluded_bytes(ranking);
         let beyond = unattributed.plus(excluded);
         if beyond <= first.held.middle() {

@@ -107,6 +107,8 @@ pub struct Forest {
     workloads: Vec<Workload>,
     members: Vec<Member>,
     servers: Vec<u32>,
+    /// Whose each of them is, in order of the users.
+    server_uids: Vec<(u32, u32)>,
     unattributed: Vec<u32>,
     unknown: Vec<u32>,
     nodes: Vec<Node>,
@@ -203,6 +205,18 @@ impl Forest {
         &self.servers
     }
 
+    /// What the servers of one user hold, root and this one apart: of that user of whose servers it
+    /// is the most. To be a server is a claim: `argv` is enough, or a child that calls itself a
+    /// kernel.
+    pub fn held_by_anothers_servers(&self, uid: u32, procs: &[Proc]) -> Bytes {
+        let of_one = self.server_uids.chunk_by(|a, b| a.0 == b.0);
+        let of_others = of_one.filter(|servers| servers[0].0 != 0 && servers[0].0 != uid);
+        let held = |servers: &[(u32, u32)]| -> Bytes {
+            servers.iter().map(|(_, index)| procs[*index as usize].rss).sum()
+        };
+        of_others.map(held).max().unwrap_or_default()
+    }
+
     /// Live processes in no workload that are no server: terminals, daemons, the init.
     pub fn unattributed(&self) -> &[u32] {
         &self.unattributed
@@ -243,7 +257,7 @@ impl Forest {
         self.shelter(procs, ids);
         self.adopt(procs, ids);
         self.found_php(procs, ids);
-        self.list(procs);
+        self.list(procs, ids);
     }
 
     /// Makes workloads, after `build`, of processes that belong to nothing and that `is_denied`
@@ -290,7 +304,7 @@ impl Forest {
         self.workloads.sort_unstable_by_key(|w| (w.container, w.root));
         self.number_owners(procs.len());
         self.adopt(procs, ids);
-        self.list(procs);
+        self.list(procs, ids);
     }
 
     fn mark_holders(&mut self, is_kept: impl Fn(usize) -> bool) {
@@ -751,7 +765,7 @@ impl Forest {
     }
 
     /// Writes the lists that others read.
-    fn list(&mut self, procs: &[Proc]) {
+    fn list(&mut self, procs: &[Proc], ids: &Identities) {
         self.members.clear();
         self.servers.clear();
         self.unattributed.clear();
@@ -774,6 +788,12 @@ impl Forest {
                 }
             }
         }
+        self.server_uids.clear();
+        for &index in &self.servers {
+            let identity = ids.get(procs[index as usize].key);
+            self.server_uids.extend(identity.map(|identity| (identity.uid, index)));
+        }
+        self.server_uids.sort_unstable();
         let nodes = &self.nodes;
         self.members.sort_unstable_by_key(|member| {
             let node = &nodes[member.index as usize];

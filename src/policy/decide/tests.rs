@@ -411,6 +411,25 @@ fn g_a_server_that_grows_costs_no_notebook() {
     scene().kills(30, KillWhy::Largest);
 }
 
+/// Whoever calls himself a server has his memory counted as nobody's, as if he had not: it is not
+/// another user's notebook that ends for it.
+#[test]
+fn a_server_of_another_user_costs_no_notebook_unless_it_is_the_notebooks_that_grew() {
+    let scene = |uid| {
+        let mut scene = Scene::new(80, [60, 140, 20]);
+        scene.world.bare(50, INIT).claim(50, Claim::Server).id(50).uid = uid;
+        scene.world.holds(50, mib(600));
+        scene
+    };
+    let own = scene(0).world.id(30).uid;
+    scene(own + 1).holds(HoldReason::MemoryInNoWorkload);
+    scene(own + 1).warned_at(&[(50, 500)]).holds(HoldReason::MemoryInNoWorkload);
+    scene(own + 1).warned_at(&[(30, 20)]).kills(30, KillWhy::Largest);
+    for uid in [0, own] {
+        scene(uid).kills(30, KillWhy::Largest);
+    }
+}
+
 #[test]
 fn p_a_server_larger_than_the_idle_ones_does_not_hide_who_is_protected() {
     let scene = Scene { rule: protect_20, ..Scene::new(80, [690, 60, 60]) };
