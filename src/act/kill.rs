@@ -167,6 +167,9 @@ impl Job {
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => (None, Standing::Gone),
                 Err(e) => (None, Standing::Refused(e.raw_os_error().unwrap_or(0))),
             };
+            if standing == Standing::Open {
+                self.main_dead_at = None;
+            }
             let Target { key, spare } = *target;
             self.members.push(Member { key, spare, standing, pidfd, unheard: false });
         }

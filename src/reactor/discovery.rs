@@ -43,6 +43,11 @@ const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(50
 /// … and how often, each time after twice as long: 15 s in all.
 const ASKED_MOST: u8 = 4;
 
+/// Descriptors that no further container gets: without one no process can be read or ended. Nine
+/// complete a container, sixteen clients may be there, each thread opens a few, and the rest is for
+/// the kill.
+const DESCRIPTORS_FREE: usize = 64;
+
 /// A container that is ignored by a description which is not complete yet: its name or labels may
 /// say otherwise. There may be as many as may be watched.
 struct Ignored {
@@ -65,6 +70,8 @@ pub(super) struct Discovery {
     fresh: Vec<WatchId>,
     /// Somebody was told that a walk left something out.
     told_skipped: bool,
+    /// Somebody was told that there are no descriptors for another container.
+    told_descriptors: bool,
     /// When the descriptions that were incomplete are tried again.
     again: Option<Moment>,
 }
@@ -80,6 +87,7 @@ impl Discovery {
             ignored: Vec::new(),
             fresh: Vec::new(),
             told_skipped: false,
+            told_descriptors: false,
             again: None,
         }
     }
@@ -235,8 +243,22 @@ impl Reactor {
                 self.count_trouble(Trouble::InotifyOverflow);
                 warn!("inotify lost events: all cgroups are looked at again");
                 self.rescan();
+                self.read_files_again();
             }
             Action::Ignore => {}
+        }
+    }
+
+    /// What was written into watched files while nobody told.
+    fn read_files_again(&mut self) {
+        for slot in 0..self.watches.len() {
+            let id = |reactor: &Reactor| reactor.watches[slot].as_ref().map(|watch| watch.id);
+            if let Some(id) = id(self) {
+                self.on_limit_written(id);
+            }
+            if let Some(id) = id(self) {
+                self.on_high_written(id);
+            }
         }
     }
 
@@ -327,6 +349,18 @@ impl Reactor {
                 return;
             }
             self.remove(known, "another group took its place");
+        }
+        // The lowest that is free is given out: its number says how many there are.
+        let number = usize::try_from(group.events_fd().as_raw_fd()).unwrap_or(usize::MAX);
+        if number.saturating_add(DESCRIPTORS_FREE) > self.descriptors_max {
+            self.count_trouble(Trouble::NotGuarded);
+            if !std::mem::replace(&mut self.discovery.told_descriptors, true) {
+                warn!(
+                    "{}: descriptors run out (LimitNOFILE), not guarded, skipped",
+                    path.display()
+                );
+            }
+            return;
         }
         let facts = facts_of(&found, &container);
         let settings = self.config.settings_for(&facts);

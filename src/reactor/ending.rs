@@ -29,6 +29,9 @@ const CLEAN: u32 = 2;
 /// Processes whose memory is taken apart by the helper: the largest ones hold what counts.
 const RELEASED: usize = 8;
 const RELEASE_MIN: Bytes = Bytes::mib(16);
+/// Descriptors that a tree's pidfds leave free: start times are read through one, before anybody
+/// is signalled, and the threads want some meanwhile.
+const TO_READ: usize = 16;
 
 /// One tree that is being ended.
 pub(super) struct Ending {
@@ -136,17 +139,25 @@ pub(super) struct Kernel<'a> {
     pub buffer: &'a mut Buffer,
     /// One that is kept tells of the process that it was opened for, or that it is gone.
     stat_files: Option<&'a StatFiles>,
+    /// Descriptors that there may be at all.
+    descriptors: usize,
 }
 
 impl Kernel<'_> {
-    fn of<'a>(roots: &'a Roots, buffer: &'a mut Buffer) -> Kernel<'a> {
-        Kernel { roots, buffer, stat_files: None }
+    fn of<'a>(roots: &'a Roots, buffer: &'a mut Buffer, descriptors: usize) -> Kernel<'a> {
+        Kernel { roots, buffer, stat_files: None, descriptors }
     }
 }
 
 impl Signals for Kernel<'_> {
     fn open(&mut self, pid: u32) -> io::Result<OwnedFd> {
-        pidfd::open(pid)
+        let pidfd = pidfd::open(pid)?;
+        // The lowest that is free is given out: its number says how many there are.
+        let number = usize::try_from(pidfd.as_raw_fd()).unwrap_or(usize::MAX);
+        if number.saturating_add(TO_READ) > self.descriptors {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        Ok(pidfd)
     }
 
     fn start_of(&mut self, key: ProcKey) -> Option<u64> {
@@ -194,10 +205,10 @@ impl Reactor {
         ending.frozen = None;
         ending.asked_by = asked_by;
         ending.job.begin(now, signal);
-        let Reactor { watches, host, scratch, roots, buffer, .. } = self;
+        let Reactor { watches, host, scratch, roots, buffer, descriptors_max, .. } = self;
         let domain = domain_of(who, watches, host);
         let stat_files = domain.and_then(|domain| domain.stat_files.as_deref());
-        let mut kernel = Kernel { stat_files, ..Kernel::of(roots, buffer) };
+        let mut kernel = Kernel { stat_files, ..Kernel::of(roots, buffer, *descriptors_max) };
         ending.job.add(&mut kernel, &scratch.targets);
         // From here on the signals are out; what follows may take its time.
         let signalled = self.now();
@@ -219,9 +230,9 @@ impl Reactor {
 
     /// The next rung for all that are left.
     pub(super) fn escalate(&mut self, serial: u32, signal: i32) {
-        let Reactor { endings, roots, buffer, .. } = self;
+        let Reactor { endings, roots, buffer, descriptors_max, .. } = self;
         if let Some(ending) = endings.get_mut(serial) {
-            ending.job.escalate(&mut Kernel::of(roots, buffer), signal);
+            ending.job.escalate(&mut Kernel::of(roots, buffer, *descriptors_max), signal);
         }
     }
 
@@ -278,9 +289,9 @@ impl Reactor {
     }
 
     pub(super) fn on_trackers(&mut self, serial: u32, read: &[(ProcKey, bool)]) {
-        let Reactor { endings, roots, buffer, .. } = self;
+        let Reactor { endings, roots, buffer, descriptors_max, .. } = self;
         if let Some(ending) = endings.get_mut(serial) {
-            let mut kernel = Kernel::of(roots, buffer);
+            let mut kernel = Kernel::of(roots, buffer, *descriptors_max);
             for (key, is_tracker) in read {
                 ending.job.settle_unread(&mut kernel, *key, *is_tracker);
             }
@@ -297,9 +308,34 @@ impl Reactor {
         self.after_death(serial);
     }
 
+    /// Whether nobody is left whom nobody knows. Looked for at once: small ones die in less than the
+    /// pause between two sweeps, and whoever was forked between the scan and the signal would live.
+    fn is_whole(&mut self, serial: u32) -> bool {
+        while let Some(ending) = self.endings.get(serial) {
+            if ending.frozen.is_some() || !ending.job.main_is_dead() {
+                return false;
+            }
+            if ending.clean >= CLEAN || ending.job.frozen || ending.job.asks() {
+                return true;
+            }
+            let sweeps = ending.job.sweeps;
+            self.sweep(serial);
+            let swept = |ending: &Ending| ending.job.sweeps > sweeps || ending.frozen.is_some();
+            if !self.endings.get(serial).is_some_and(swept) {
+                return true;
+            }
+        }
+        true
+    }
+
     /// Tells the domain when all are dead, and lets go of the job when nobody is left.
     fn after_death(&mut self, serial: u32) {
         let now = self.now();
+        let Some(ending) = self.endings.get_mut(serial) else { return };
+        let is_news = !ending.told && ending.job.main_is_dead();
+        if is_news && !self.is_whole(serial) {
+            return;
+        }
         let Some(ending) = self.endings.get_mut(serial) else { return };
         let Some(dead_at) = ending.job.main_dead_at(now) else { return };
         let trackers_left = ending.job.trackers_left();
@@ -360,7 +396,7 @@ impl Reactor {
         if !self.scan_container(home, number) {
             return 0;
         }
-        let Reactor { endings, scratch, roots, buffer, .. } = self;
+        let Reactor { endings, scratch, roots, buffer, descriptors_max, .. } = self;
         let Some(ending) = endings.get_mut(serial) else { return 0 };
         scratch.targets.clear();
         let targets = &mut scratch.targets;
@@ -369,7 +405,7 @@ impl Reactor {
         });
         ending.job.sweeps += 1;
         let first = ending.job.members().len();
-        ending.job.add(&mut Kernel::of(roots, buffer), &scratch.targets);
+        ending.job.add(&mut Kernel::of(roots, buffer, *descriptors_max), &scratch.targets);
         let found = scratch.targets.len();
         if found > 0 {
             self.follow_victims(serial, first);
@@ -397,10 +433,12 @@ impl Reactor {
             original: watch.high.original.to_string(),
             frozen: true,
         };
-        // Noted first: whoever starts after a crash thaws what this froze.
+        // Noted first: whoever starts after a crash thaws what this froze. What could not be noted
+        // would stay frozen.
         self.state.note(noted);
-        self.save_state();
-        if let Err(error) = tripwire::write(dir.as_fd(), "cgroup.freeze", "1") {
+        if !self.save_state() {
+            warn!("it cannot be noted who is frozen: the last sweep is made without it");
+        } else if let Err(error) = tripwire::write(dir.as_fd(), "cgroup.freeze", "1") {
             warn!("cgroup.freeze: {error}: the last sweep is made without it");
         }
         if let Some(ending) = self.endings.get_mut(serial) {
@@ -434,9 +472,10 @@ impl Reactor {
     fn thaw(&mut self, id: WatchId) {
         let Some(watch) = self.watch(id) else { return };
         let inode = watch.group.id().0;
-        let thawed = watch.group.write("cgroup.freeze", b"0");
-        if let Err(error) = thawed {
+        if let Err(error) = watch.group.write("cgroup.freeze", b"0") {
+            // The note stays: it is thawed at the stop, or at the next start.
             warn!("{:?}: not thawed: {error}", watch.name());
+            return;
         }
         let owned = watch.high.ours.is_some();
         match self.state.changed.iter_mut().find(|c| c.inode == inode) {
@@ -449,12 +488,12 @@ impl Reactor {
     /// Those whose time is over, exits that nobody told of, and jobs in which nobody is left.
     pub(super) fn expire_endings(&mut self) {
         let now = self.now();
-        let Reactor { endings, roots, buffer, .. } = self;
+        let Reactor { endings, roots, buffer, descriptors_max, .. } = self;
         // Taken: what follows a death may end a job, and begin another.
         let mut turn = std::mem::take(&mut endings.turn);
         turn.clear();
         for ending in &mut endings.open {
-            ending.job.expire(now, &mut Kernel::of(roots, buffer));
+            ending.job.expire(now, &mut Kernel::of(roots, buffer, *descriptors_max));
             ending.job.ask_unheard(now, pidfd::has_exited);
             turn.push(ending.serial);
         }
@@ -593,7 +632,7 @@ mod tests {
             *children = born_as(pids.into_iter());
         };
         let mut buffer = Buffer::new();
-        let kernel = Kernel { stat_files, ..Kernel::of(roots, &mut buffer) };
+        let kernel = Kernel { stat_files, ..Kernel::of(roots, &mut buffer, usize::MAX) };
         let mut signals = Replacing { kernel, when, replace: Some(&replace) };
         let targets: Vec<Target> =
             before.iter().map(|proc| Target { key: proc.key, spare: Spare::No }).collect();

@@ -209,6 +209,8 @@ struct Reactor {
     inside: inside::Inside,
     state: StateFile,
     state_path: PathBuf,
+    /// It could not be written the last time.
+    unsaved: bool,
     /// What people ordered: pauses and protections.
     orders: Orders,
     orders_path: PathBuf,
@@ -221,6 +223,8 @@ struct Reactor {
     effects: Vec<Effect>,
     /// Descriptors of `stat` that may be kept in all.
     stat_files_max: usize,
+    /// Descriptors that there may be at all.
+    descriptors_max: usize,
     buffer: Buffer,
     kmsg: Option<record::Kmsg>,
     watchdog: Watchdog,
@@ -263,7 +267,8 @@ impl Reactor {
         let tool = options.tool.clone().unwrap_or_else(beside);
         let helper =
             Helper::start(&roots, tool.clone(), waker).map_err(failed("a helper thread"))?;
-        let stat_files_max = FILES_OF_ALL_MAX.min(raise_descriptors() / 4);
+        let descriptors_max = raise_descriptors();
+        let stat_files_max = FILES_OF_ALL_MAX.min(descriptors_max / 4);
         Ok(Reactor {
             options: options.clone(),
             discovery: discovery::Discovery::new(&roots, &config),
@@ -290,6 +295,7 @@ impl Reactor {
             scratch: Scratch::new(guard),
             effects: Vec::with_capacity(32),
             stat_files_max,
+            descriptors_max,
             buffer,
             config,
             roots,
@@ -301,6 +307,7 @@ impl Reactor {
             writer,
             state,
             state_path,
+            unsaved: false,
             orders,
             orders_path,
             boot,
@@ -497,11 +504,23 @@ impl Reactor {
         }
     }
 
-    fn save_state(&mut self) {
-        if let Err(error) = self.state.write(&self.state_path) {
-            self.count_trouble(Trouble::StateNotSaved);
-            error!("{}: {error}; after a crash tripwires would stay", self.state_path.display());
+    /// Writes down what is changed. `false`: nobody would know of it after a crash. Told once, and
+    /// once more when it works again: each container that comes would tell it anew.
+    fn save_state(&mut self) -> bool {
+        let written = self.state.write(&self.state_path);
+        let path = self.state_path.display();
+        match &written {
+            Ok(()) if self.unsaved => info!("{path}: written again"),
+            Err(error) if !self.unsaved => {
+                error!("{path}: {error}; after a crash tripwires would stay");
+            }
+            _ => {}
         }
+        self.unsaved = written.is_err();
+        if self.unsaved {
+            self.count_trouble(Trouble::StateNotSaved);
+        }
+        !self.unsaved
     }
 
     /// SIGHUP: the new configuration, or the old one if the new one is bad.

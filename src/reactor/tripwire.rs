@@ -5,6 +5,7 @@
 //! Raised: the file at once, in the loop, the property after it. Lowered below usage: the helper
 //! goes down in small steps first, since the writer has to reclaim the difference.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
 use ::log::{error, info, warn};
@@ -24,6 +25,10 @@ use crate::policy::episode::{Input, Step, Traits};
 /// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
 /// milliseconds, and the call has a time-out.
 const PROPERTIES_AT_ONCE: usize = 32;
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV) || error.kind() == ErrorKind::NotFound
+}
 
 impl Reactor {
     /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
@@ -147,9 +152,7 @@ impl Reactor {
         if !(blocks && dir.is_some())
             && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
         {
-            if error.raw_os_error() == Some(libc::ENODEV)
-                || error.kind() == std::io::ErrorKind::NotFound
-            {
+            if is_gone(&error) {
                 return;
             }
             self.lose_tripwire(id, &format!("memory.high cannot be written: {error}"));
@@ -367,8 +370,9 @@ impl Reactor {
             .filter(|watch| watch.high.ours.is_some())
             .map(|watch| watch.group.id().0)
             .collect();
-        let left: Vec<Changed> =
-            self.state.changed.iter().filter(|c| !ours.contains(&c.inode)).cloned().collect();
+        // What is frozen still keeps its note.
+        let left = self.state.changed.iter().filter(|c| !ours.contains(&c.inode) && !c.frozen);
+        let left: Vec<Changed> = left.cloned().collect();
         let mut units = Vec::new();
         for changed in left {
             let Ok(dir) = changed.open() else {
@@ -378,6 +382,8 @@ impl Reactor {
             let value = parse_limit(&changed.original);
             match tripwire::write_high(dir.as_fd(), value) {
                 Ok(()) => info!("{}: memory.high is {value} again", changed.dir.display()),
+                // v1 has none: it was noted for having been frozen.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => warn!("{}: memory.high: {error}", changed.dir.display()),
             }
             match changed.unit {
@@ -396,7 +402,11 @@ impl Reactor {
         for changed in state.changed.iter_mut().filter(|c| c.frozen) {
             match changed.thaw(|dir| hierarchies.unified(dir)) {
                 Ok(()) => info!("{}: thawed", changed.dir.display()),
-                Err(error) => warn!("{}: not thawed: {error}", changed.dir.display()),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    warn!("{}: not thawed: {error}", changed.dir.display());
+                    continue;
+                }
             }
             changed.frozen = false;
             thawed = true;
