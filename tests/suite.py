@@ -699,6 +699,8 @@ def parts(options):
     # From here on nothing else runs: these look at the clock.
     yield "nbguard demo", part_demo
     yield "status page in Chromium", part_page
+    if options.all:
+        os.environ["NBGUARD_CHURN_SECONDS"] = "600"
     for module in ALONE:
         yield f"{module} tests", lambda module=module: part_alone(module)
     if options.quick:

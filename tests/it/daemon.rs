@@ -115,12 +115,31 @@ impl House {
     }
 
     pub fn spawn(&self, binary: &Path, arguments: &[&str]) -> Daemon {
+        self.spawn_through(&[], binary, arguments)
+    }
+
+    /// The same through another program, which becomes the daemon by exec.
+    pub fn start_through(&self, words: &[&str], binary: &Path) -> Daemon {
+        let mut daemon = self.spawn_through(words, binary, &[]);
+        daemon.hear("READY=1");
+        daemon
+    }
+
+    pub fn spawn_through(&self, words: &[&str], binary: &Path, arguments: &[&str]) -> Daemon {
         let socket = self.folder.path("notify");
         let _ = fs::remove_file(&socket);
         let ear = UnixDatagram::bind(&socket).unwrap();
         ear.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = fs::OpenOptions::new().append(true).create(true).open(self.log_file()).unwrap();
-        let child = Command::new(binary)
+        let mut command = match words {
+            [] => Command::new(binary),
+            [program, rest @ ..] => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary);
+                command
+            }
+        };
+        let child = command
             .arg("--config")
             .arg(self.config())
             .args(arguments)

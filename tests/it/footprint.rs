@@ -1,6 +1,7 @@
 //! What it costs to have the daemon: memory, descriptors and wake-ups while nothing happens, with
 //! a hundred containers watched, and that no number of containers coming and going changes that.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,6 +10,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nbguard::report::Incident;
 use nbguard::units::Bytes;
 
 use crate::daemon::{Daemon, House, shipped};
@@ -232,6 +234,55 @@ fn containers_that_come_and_go_are_all_seen_and_leave_nothing_behind() {
     println!("RSS {} KiB", daemon.status("VmRSS"));
     assert!(daemon.status("VmRSS") <= RSS_KIB, "RSS {} KiB", daemon.status("VmRSS"));
     assert!(daemon.stop().success());
+}
+
+/// Five hundred are there all the time, fifty go and fifty come in each round, and in each a
+/// notebook ends. Ten minutes of it in `tests/run --all`, one otherwise.
+#[test]
+#[ignore = "wants the machine for itself: tests/run"]
+fn containers_that_come_and_go_while_notebooks_end_leave_nothing_behind() {
+    let _alone = alone();
+    let Some((ground, binary)) = prepared() else { return };
+    let seconds = std::env::var("NBGUARD_CHURN_SECONDS").ok().and_then(|text| text.parse().ok());
+    let time = Duration::from_secs(seconds.unwrap_or(60));
+    let house = House::new(&ground, "churn-and-kills");
+    let daemon = house.start(&binary, &[]);
+    let mut there: VecDeque<Inhabited> = containers(&ground, &house, CHURN).into();
+    // One round first: vectors and tables have their room after it.
+    end_one_and_renew(&ground, &house, &mut there);
+    let start = wait_back(&daemon, None);
+    let rss = daemon.status("VmRSS");
+    let (mut rounds, began) = (1, Instant::now());
+    while began.elapsed() < time {
+        end_one_and_renew(&ground, &house, &mut there);
+        rounds += 1;
+    }
+    let end = wait_back(&daemon, Some(start));
+    let grown = daemon.status("VmRSS");
+    println!("{rounds} rounds; descriptors and watches before {start:?}, after {end:?}");
+    println!("RSS {rss} KiB, after {grown} KiB");
+    assert_eq!(house.records().len(), rounds, "one record each");
+    assert!(grown <= rss + LEFT_KIB, "RSS {rss} KiB became {grown} KiB");
+    drop(there);
+    assert!(daemon.stop().success());
+}
+
+fn end_one_and_renew(ground: &Ground, house: &House, there: &mut VecDeque<Inhabited>) {
+    for inhabited in there.drain(..WAVE) {
+        house.forget(&inhabited.container);
+    }
+    let container = house.container(ground, Bytes::mib(256));
+    let server = Server::start(&container, 2, 1);
+    server.notebooks[0].grow(Bytes::mib(20));
+    server.notebooks[1].grow_to(&container, Bytes::mib(236));
+    let of_it = |i: &Incident| i.container.as_ref().is_some_and(|c| c.id == container.id);
+    let incident = house.record("a kill", of_it);
+    let ended = incident.victim.and_then(|victim| victim.notebook);
+    assert_eq!(ended.as_ref(), Some(&server.notebooks[1].path));
+    server.notebooks[1].wait_dead();
+    assert!(server.notebooks[0].is_alive() && server.is_alive());
+    house.forget(&container);
+    there.extend(containers(ground, house, WAVE));
 }
 
 /// A wave of containers comes, is seen, and goes.

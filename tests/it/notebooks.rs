@@ -53,6 +53,14 @@ trap 'echo $$ >> "$FOLDER/term"' TERM
 while :; do wait; done
 "#;
 
+/// SIGUSR1 has it do `$RESTLESS`, in the background.
+const RESTLESS: &str = r#"
+exec 3<&0
+trap 'sh -c "$RESTLESS" &' USR1
+tail -c 16G > /dev/null <&3 &
+while :; do wait; done
+"#;
+
 /// Whoever holds memory.
 #[derive(Debug)]
 pub struct Holder {
@@ -100,7 +108,22 @@ impl Server {
         Server::with(container, notebooks, 0, STUBBORN)
     }
 
+    /// The same with notebooks that do something when they are sent SIGUSR1.
+    pub fn restless(container: &Container, notebooks: usize, does: &str) -> Server {
+        Server::doing(container, notebooks, 0, RESTLESS, does)
+    }
+
     fn with(container: &Container, notebooks: usize, children: usize, kernel: &str) -> Server {
+        Server::doing(container, notebooks, children, kernel, "")
+    }
+
+    fn doing(
+        container: &Container,
+        notebooks: usize,
+        children: usize,
+        kernel: &str,
+        does: &str,
+    ) -> Server {
         let folder = Folder::new("notebooks");
         let fifo = |at: usize| fifo(&folder.path(&at.to_string()));
         let feeds: Vec<File> = (0..notebooks).map(fifo).collect();
@@ -108,6 +131,7 @@ impl Server {
             .arg0("jupyter-lab")
             .env("FOLDER", &folder.0)
             .env("KERNEL", kernel)
+            .env("RESTLESS", does)
             .env("CHILDREN", children.to_string())
             .stdin(Stdio::null())
             .spawn()
@@ -260,6 +284,10 @@ fn is_alive(pidfd: &OwnedFd) -> bool {
 impl Holder {
     pub fn is_alive(&self) -> bool {
         is_alive(&self.pidfd)
+    }
+
+    pub fn signal(&self, signal: i32) {
+        pidfd::send(self.pidfd.as_fd(), signal).unwrap();
     }
 
     pub fn wait_dead(&self) {
