@@ -11,6 +11,7 @@ use nbguard::config::Settings;
 use nbguard::facts::{HostMemory, Limit, Proc};
 use nbguard::host::stat_files::{FILES_MAX, StatFiles};
 use nbguard::host::{Buffer, Group, Roots, memory, procs};
+use nbguard::ids::ProcKey;
 use nbguard::policy::decide::{self, Case, Scale, Screen, Verdict};
 use nbguard::policy::identity::Identities;
 use nbguard::policy::rank::{GroupMemory, Ranking, status_budget};
