@@ -578,9 +578,9 @@ mod tests {
 
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum When {
-        BeforeOpen,
-        BeforeStart,
-        BeforeSignal,
+        Opening,
+        Reading,
+        Signalling,
     }
 
     /// The kernel, and all that was ranked goes at one step of the kill and comes back as others.
@@ -602,17 +602,17 @@ mod tests {
 
     impl Signals for Replacing<'_, '_> {
         fn open(&mut self, pid: u32) -> io::Result<OwnedFd> {
-            self.at(When::BeforeOpen);
+            self.at(When::Opening);
             self.kernel.open(pid)
         }
 
         fn start_of(&mut self, key: ProcKey) -> Option<u64> {
-            self.at(When::BeforeStart);
+            self.at(When::Reading);
             self.kernel.start_of(key)
         }
 
         fn send(&mut self, pidfd: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()> {
-            self.at(When::BeforeSignal);
+            self.at(When::Signalling);
             self.kernel.send(pidfd, pid, signal)
         }
     }
@@ -681,7 +681,7 @@ mod tests {
         let roots = Roots::system().unwrap();
         let children = RefCell::new(born_as(FIRST..FIRST + BATCH));
         let (mut replaced, mut wrong) = (0, 0);
-        let steps = [When::BeforeOpen, When::BeforeStart, When::BeforeSignal];
+        let steps = [When::Opening, When::Reading, When::Signalling];
         for when in steps.into_iter().cycle() {
             // Who is ranked was born before the tick of the ranking.
             std::thread::sleep(Duration::from_millis(11));
@@ -710,7 +710,7 @@ mod tests {
             let before = ranked(&roots, &children.borrow());
             let mut files = StatFiles::default();
             files.keep(&roots, &before, 1, &mut Buffer::new());
-            let when = [When::BeforeOpen, When::BeforeStart, When::BeforeSignal][at % 3];
+            let when = [When::Opening, When::Reading, When::Signalling][at % 3];
             wrong += hit(&roots, &children, when, Some(&files), &before);
             let after = ranked(&roots, &children.borrow());
             same += usize::from(after[0].key == before[0].key);
