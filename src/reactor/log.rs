@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::{Level, LevelFilter};
 use nix::sys::time::TimeValLike;
@@ -57,6 +58,9 @@ fn is_journal() -> bool {
     stream == format!("{}:{}", stderr.dev(), stderr.ino())
 }
 
+/// How long it may take systemd to make room for a word. It is told at a start, a reload and a stop.
+const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where systemd wants to be told, if it does.
 pub(super) fn notify_address() -> io::Result<Option<SocketAddr>> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
@@ -76,9 +80,13 @@ pub fn notify_reloading() {
 
 /// Tells systemd how we are (`READY=1`, `STOPPING=1`, `STATUS=…`). Nobody may be listening.
 pub fn notify(words: &str) {
-    let sent = notify_address().and_then(|address| match address {
-        Some(address) => UnixDatagram::unbound()?.send_to_addr(words.as_bytes(), &address),
-        None => Ok(0),
+    let sent = notify_address().and_then(|address| {
+        let Some(address) = address else { return Ok(0) };
+        let socket = UnixDatagram::unbound()?;
+        // Whoever waits for these words gets them late rather than never, but nobody who reads no
+        // more keeps the loop.
+        socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
+        socket.send_to_addr(words.as_bytes(), &address)
     });
     if let Err(error) = sent {
         log::warn!("systemd was not told {words:?}: {error}, skipped");
