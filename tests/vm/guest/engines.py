@@ -35,7 +35,7 @@ class ContainerdContainer(Container):
         return command + [str(self.own_root()), self.wanted_id, *FROM_ZERO, *self.words()]
 
     def own_root(self):
-        root = pathlib.Path("/var/tmp/roots") / self.name
+        root = pathlib.Path("/var/tmp/roots") / self.wanted_id
         shutil.copytree(ROOT_FOLDER, root, symlinks=True, dirs_exist_ok=True)
         os.chmod(root / "tmp", 0o1777)
         return root
