@@ -179,7 +179,7 @@ EXPECT = {
 }
 SCENARIO = {
     "title": (text, REQUIRED), "why": (text, ""),
-    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0), "cmdline": (text, ""),
+    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "cmdline": (text, ""),
               "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
     "guard": ({"config": (text, ""), "arguments": (texts, []), "threshold": (share, 0.9)}, {}),
