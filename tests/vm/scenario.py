@@ -147,7 +147,7 @@ POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "se
 REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
-ENGINES = ("docker", "docker-in-docker", "containerd", "podman")
+ENGINES = ("docker", "docker-in-docker", "containerd")
 CONTAINER = {
     "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"),
     "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
@@ -179,7 +179,7 @@ EXPECT = {
 }
 SCENARIO = {
     "title": (text, REQUIRED), "why": (text, ""),
-    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0), "cmdline": (text, ""),
+    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "cmdline": (text, ""),
               "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
     "guard": ({"config": (text, ""), "arguments": (texts, []), "threshold": (share, 0.9)}, {}),
@@ -326,10 +326,6 @@ def check_php(container, wrong):
 
 def wants_php(scenario):
     return any(container["pool"] for container in scenario["container"])
-
-
-def wants_podman(scenario):
-    return any(container["engine"] == "podman" for container in scenario["container"])
 
 
 def wants_extension(scenario):

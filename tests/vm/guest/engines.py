@@ -35,7 +35,7 @@ class ContainerdContainer(Container):
         return command + [str(self.own_root()), self.wanted_id, *FROM_ZERO, *self.words()]
 
     def own_root(self):
-        root = pathlib.Path("/var/tmp/roots") / self.name
+        root = pathlib.Path("/var/tmp/roots") / self.wanted_id
         shutil.copytree(ROOT_FOLDER, root, symlinks=True, dirs_exist_ok=True)
         os.chmod(root / "tmp", 0o1777)
         return root
@@ -50,40 +50,6 @@ class ContainerdContainer(Container):
         if self.id:
             run(["ctr", "-n", "k8s.io", "task", "rm", "-f", self.id], check=False)
             run(["ctr", "-n", "k8s.io", "container", "rm", self.id], check=False)
-
-
-class PodmanContainer(ContainerdContainer):
-    """Podman as root: no daemon, a scope in machine.slice."""
-
-    ARCHIVE = pathlib.Path("/opt/vm/payload/podman.tar")
-
-    def start(self):
-        if self.ARCHIVE.exists():
-            run(["tar", "--keep-directory-symlink", "-C", "/", "-xf", str(self.ARCHIVE)])
-            run(["ldconfig"])
-            self.ARCHIVE.unlink()
-        super().start()
-
-    def run_command(self):
-        command = ["podman", "--runtime", "runc", "--storage-driver", "vfs", "run", "-d", "--name", self.name,
-                   "--network", "none", "--log-driver", "none", "-w", "/home/jovyan", "--user", str(self.user),
-                   "--shm-size", str(self.spec["shm_size"]), "--oom-score-adj", "0"]
-        if self.spec["memory"] is not None:
-            command += ["-m", str(self.spec["memory"])]
-        for mount in [f"{self.home}:/home/jovyan", *self.binds(), *self.spec["mounts"]]:
-            command += ["-v", mount]
-        for key, value in self.environment().items():
-            command += ["-e", f"{key}={value}"]
-        return command + ["--rootfs", str(self.own_root()), *self.words()]
-
-    def find_id(self, printed):
-        return printed.split()[-1]
-
-    def group_names(self):
-        return [f"libpod-{self.id}.scope"]
-
-    def remove(self):
-        run(["podman", "--storage-driver", "vfs", "rm", "-f", "-t", "0", self.name], check=False)
 
 
 class NestedContainer(Container):
@@ -132,8 +98,7 @@ exec dockerd -H unix://PLACE/docker.sock --data-root PLACE/data --exec-root PLAC
         run(["docker", "rm", "-f", f"{self.name}-host"], check=False)
 
 
-ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer,
-           "podman": PodmanContainer}
+ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer}
 
 
 def set_cgroup_driver(driver):
@@ -148,17 +113,3 @@ def set_cgroup_driver(driver):
     found = run(["docker", "info", "--format", "{{.CgroupDriver}}"]).strip()
     if found != driver:
         raise LabError(f"Docker's cgroup driver is {found}, not {driver}")
-
-
-def set_zram(size):
-    """Swap of this size in memory, or none."""
-    device = pathlib.Path("/sys/block/zram0")
-    if device.exists():
-        run(["swapoff", "/dev/zram0"], check=False)
-        (device / "reset").write_text("1")
-    if size:
-        run(["modprobe", "zram"])
-        (device / "disksize").write_text(str(size))
-        run(["mkswap", "-q", "/dev/zram0"])
-        run(["swapon", "/dev/zram0"])
-

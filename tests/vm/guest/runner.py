@@ -94,7 +94,6 @@ def run_scenario(scenario, guard, port):
     try:
         engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
-        engines.set_zram(scenario["host"]["zram"])
         guard.start(scenario["guard"])
         facts.update(play(scenario, containers, guard, port))
     except (LabError, OSError, subprocess.SubprocessError, queue.Empty) as error:
@@ -305,7 +304,6 @@ def clean_up(containers, guard, name, port, facts):
             if text:
                 port.tell("log", name=name, log=log, text=text[-LOG_BYTES:])
         set_swap(0)
-        engines.set_zram(0)
     except Exception as error:
         facts["trouble"].append(f"cleaning up: {error}"[:500])
 
