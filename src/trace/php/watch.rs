@@ -83,7 +83,8 @@ impl Watch {
             None => offset.parse(),
         };
         let offset = offset.ok().filter(|offset| *offset <= OFFSET_MAX);
-        let offset = offset.ok_or("the offset is no number of bytes")?;
+        let offset =
+            offset.ok_or_else(|| format!("the offset is no number of bytes up to {OFFSET_MAX}"))?;
         let kind = Kind::named(kind).ok_or_else(|| {
             format!("the type is not one of {}", KINDS.map(|(name, _)| name).join(", "))
         })?;
