@@ -11,7 +11,7 @@ use mio::unix::SourceFd;
 use super::helper::{Asker, Question, Work};
 use super::token::For;
 use super::{Reactor, domain_of};
-use crate::act::kill::{Job, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
+use crate::act::kill::{Job, MOST_SWEEPS, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
 use crate::act::tripwire;
 use crate::config::Signal;
 use crate::host::{StatFiles, procs};
@@ -308,24 +308,27 @@ impl Reactor {
         self.after_death(serial);
     }
 
-    /// Whether nobody is left whom nobody knows. Looked for at once: small ones die in less than the
-    /// pause between two sweeps, and whoever was forked between the scan and the signal would live.
+    /// Whether nobody is left whom nobody knows, now that all who are known are dead. Sweeps of
+    /// before do not count: who is killed in the middle of fork has his child after them.
     fn is_whole(&mut self, serial: u32) -> bool {
-        while let Some(ending) = self.endings.get(serial) {
-            if ending.frozen.is_some() || !ending.job.main_is_dead() {
+        let Some(ending) = self.endings.get(serial) else { return true };
+        if ending.frozen.is_some() || ending.job.frozen || ending.job.asks() {
+            return ending.frozen.is_none();
+        }
+        let mut clean = 0;
+        for _ in 0..MOST_SWEEPS {
+            clean = if self.sweep_once(serial) == 0 { clean + 1 } else { 0 };
+            let Some(ending) = self.endings.get_mut(serial) else { return true };
+            if !ending.job.main_is_dead() {
+                ending.clean = 0;
                 return false;
             }
-            if ending.clean >= CLEAN || ending.job.frozen || ending.job.asks() {
-                return true;
-            }
-            let sweeps = ending.job.sweeps;
-            self.sweep(serial);
-            let swept = |ending: &Ending| ending.job.sweeps > sweeps || ending.frozen.is_some();
-            if !self.endings.get(serial).is_some_and(swept) {
+            if clean == CLEAN {
                 return true;
             }
         }
-        true
+        self.freeze(serial);
+        self.endings.get(serial).is_none_or(|ending| ending.frozen.is_none())
     }
 
     /// Tells the domain when all are dead, and lets go of the job when nobody is left.

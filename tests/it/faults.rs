@@ -3,14 +3,16 @@
 //! time the right one ends, everybody else lives, nothing stays frozen, and what failed was said.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbguard::act::state::{Changed, StateFile};
 use nbguard::report::{Incident, Kind};
+use nbguard::sys::pidfd;
 use nbguard::units::Bytes;
 
 use crate::binary;
@@ -398,7 +400,15 @@ impl Pids {
 
 impl Drop for Pids {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // Whoever is in it ends with it, and is gone a little later.
+        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let Ok(fd) = pidfd::open(pid.parse().unwrap()) else { continue };
+            let _ = pidfd::send(fd.as_fd(), libc::SIGKILL);
+        }
+        let until = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
