@@ -163,24 +163,17 @@ pub struct Looked {
     pub rose: bool,
 }
 
-/// How somebody ends who is not essential.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Manner {
-    /// By the ladder of the settings.
-    Plain,
-    /// It gets to finish its request: a ladder of two rungs whatever the settings say.
-    ///
-    /// Also where it is known to be idle: a request may have come since it was looked at, and
-    /// where memory is short a moment is not enough for it.
-    Gentle,
-}
-
 /// What ranking came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     Kill,
-    /// Somebody who is not essential, and who may not be the last one.
-    Clear(Manner),
+    /// Somebody who is not essential, and who may not be the last one. `gently`: it gets to finish
+    /// its request, by a ladder of two rungs whatever the settings say. Also where it is known to be
+    /// idle: a request may have come since it was looked at, and where memory is short a moment is
+    /// not enough for it.
+    Clear {
+        gently: bool,
+    },
     /// The helper has to read something first.
     Ask,
     /// Another kill is in flight on this host: look again when it is over.
@@ -700,12 +693,12 @@ impl Machine {
     }
 
     fn on_decided(&mut self, now: Moment, decision: Decision, out: &mut Vec<Effect>) {
-        let ends = matches!(decision, Decision::Kill | Decision::Clear(_));
+        let ends = matches!(decision, Decision::Kill | Decision::Clear { .. });
         if let (State::Cooling { .. }, false) = (self.state, ends) {
             return self.on_none_left(now, decision, out);
         }
         match decision {
-            Decision::Kill | Decision::Clear(_) if self.traits.dry_run => {
+            Decision::Kill | Decision::Clear { .. } if self.traits.dry_run => {
                 let lifted = self.leave_lifted(out);
                 if lifted || self.is_watching() {
                     out.push(Effect::Open(self.wake));
@@ -714,7 +707,7 @@ impl Machine {
                 self.state = State::Muted { until: now.plus(self.dry_run_pause) };
                 self.dry_run_pause = (self.dry_run_pause * 2).min(DRY_RUN_PAUSE_LONGEST);
             }
-            Decision::Kill | Decision::Clear(_) => {
+            Decision::Kill | Decision::Clear { .. } => {
                 let lifted = self.leave_lifted(out);
                 let follows = matches!(self.state, State::Cooling { .. });
                 if lifted || follows || self.is_watching() {
@@ -722,10 +715,8 @@ impl Machine {
                 }
                 self.clearing = self.traits.clears_all && decision != Decision::Kill;
                 self.asks = 0;
-                let rungs = match decision {
-                    Decision::Clear(Manner::Gentle) => GENTLE_RUNGS,
-                    _ => self.traits.rungs,
-                };
+                let gently = decision == Decision::Clear { gently: true };
+                let rungs = if gently { GENTLE_RUNGS } else { self.traits.rungs };
                 let rung_until = (rungs > 1).then(|| now.plus(self.traits.grace));
                 self.state = State::Killing {
                     since: now,

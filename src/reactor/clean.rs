@@ -12,7 +12,6 @@ use crate::host::procs;
 use crate::ids::{EpisodeId, ProcKey};
 use crate::policy::clean;
 use crate::policy::decide::{By, Gate, Kill, Measure, Scale, Verdict};
-use crate::policy::episode::Manner;
 use crate::policy::identity::{Identities, PhpRole};
 use crate::policy::rank::{Purpose, status_budget};
 use crate::policy::telling::Told;
@@ -90,15 +89,6 @@ impl Reactor {
     pub(super) fn asked_by(&self, who: Asker) -> Option<i32> {
         let Some(Verdict::Kill(kill)) = &self.scratch.verdict else { return None };
         asks_by(kill, &self.domain(who)?.identities)
-    }
-
-    /// How the one ends who was chosen.
-    pub(super) fn manner(&self, who: Asker) -> Manner {
-        match &self.scratch.verdict {
-            Some(Verdict::Kill(_)) if self.asked_by(who).is_none() => Manner::Plain,
-            Some(Verdict::Kill(_)) => Manner::Gentle,
-            _ => Manner::Plain,
-        }
     }
 
     /// The signals are out: one more of those that are not essential.

@@ -365,7 +365,7 @@ impl Reactor {
         self.scratch.verdict = verdict;
         match verdict {
             Some(Verdict::Kill(kill)) if kill.why.is_cleaners() => {
-                Decision::Clear(self.manner(who))
+                Decision::Clear { gently: self.asked_by(who).is_some() }
             }
             Some(Verdict::Kill(_)) => Decision::Kill,
             Some(Verdict::Hold(hold)) if hold.reason == HoldReason::DryRun => Decision::Kill,

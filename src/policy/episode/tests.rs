@@ -668,8 +668,8 @@ fn no_state_is_left_without_a_way_out() {
         Input::Looked(OVER),
         Input::Looked(Looked { critical: true, ..OVER }),
         Input::Decided(Decision::Kill),
-        Input::Decided(Decision::Clear(Manner::Plain)),
-        Input::Decided(Decision::Clear(Manner::Gentle)),
+        Input::Decided(Decision::Clear { gently: false }),
+        Input::Decided(Decision::Clear { gently: true }),
         Input::Decided(Decision::Ask),
         Input::Decided(Decision::Hold),
         Input::Decided(Decision::HoldForNow),
@@ -734,7 +734,7 @@ fn a_silenced_domain_is_not_left_throttled_at_the_last_call() {
 }
 
 const CLEARS: Traits = Traits { clears_all: true, ..TRAITS };
-const CLEAR: Input = Input::Decided(Decision::Clear(Manner::Plain));
+const CLEAR: Input = Input::Decided(Decision::Clear { gently: false });
 
 #[test]
 fn nobody_follows_by_rules_that_a_reload_took_away() {
@@ -829,7 +829,7 @@ fn whoever_ends_gently_has_a_ladder_of_its_own() {
         b.wake(Wake::High);
         b.look(OVER);
         assert_eq!(
-            b.give(Input::Decided(Decision::Clear(Manner::Gentle))),
+            b.give(Input::Decided(Decision::Clear { gently: true })),
             [Effect::Kill { rung: 0 }]
         );
         let asked = b.now;
@@ -844,7 +844,7 @@ fn whoever_ends_gently_has_a_ladder_of_its_own() {
     let mut b = Bench::new(CLEARS);
     b.wake(Wake::High);
     b.look(OVER);
-    b.give(Input::Decided(Decision::Clear(Manner::Gentle)));
+    b.give(Input::Decided(Decision::Clear { gently: true }));
     while !b.timer().contains(&Effect::Look) {}
     assert_eq!(b.look(CALM)[0], Effect::Report(Outcome::Spared));
     assert!(!b.machine.is_clearing());
@@ -856,7 +856,7 @@ fn whoever_is_asked_to_finish_has_the_whole_grace() {
         let mut b = Bench::new(Traits { grace, ..TRAITS });
         b.wake(Wake::High);
         b.look(OVER);
-        b.give(Input::Decided(Decision::Clear(Manner::Gentle)));
+        b.give(Input::Decided(Decision::Clear { gently: true }));
         let asked = b.now;
         while !b.timer().contains(&Effect::Look) {}
         let took = b.now.since(asked);
