@@ -141,7 +141,8 @@ impl Job {
     /// start time it was ranked with *after* we hold its descriptor is the one we hold. Start times
     /// count in ticks of 10 ms: who was born in the very tick in which its pid's earlier owner was
     /// born, ranked and reaped could be taken for that one, which wants the host to go through all
-    /// its pids within 10 ms; whose `stat` is kept is told apart even so. When descriptors run out, those held so far are signalled and let go before the next.
+    /// its pids within 10 ms; whose `stat` is kept is told apart even so. When descriptors run out,
+    /// those held so far are signalled and let go before the next.
     pub fn add<S: Signals>(&mut self, signals: &mut S, targets: &[Target]) -> u32 {
         let mut first = self.members.len();
         let mut signalled = 0;

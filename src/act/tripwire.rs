@@ -20,6 +20,11 @@ pub const STEP_DOWN: Bytes = Bytes::mib(16);
 /// Setting a property is a round trip to PID 1; more than this and something is wrong there.
 pub const PROPERTY_TIME: Duration = Duration::from_secs(5);
 
+/// Whether this error of [`write`], or of opening a group's directory, says that the group is gone.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
 /// Writes a value into a file of a cgroup. Blocks if the value is below usage.
 ///
 /// # Errors

@@ -125,7 +125,7 @@ pub fn is_guarded(state: &Path) -> bool {
 fn same_group(changed: &Changed) -> Result<Option<File>, String> {
     match changed.open() {
         Ok(dir) => Ok(Some(dir)),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(e) if tripwire::is_gone(&e) => Ok(None),
         Err(e) => Err(format!("{}: {e}", changed.dir.display())),
     }
 }

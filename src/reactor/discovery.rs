@@ -12,11 +12,11 @@ use mio::Interest;
 use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::os::fd::AsRawFd;
 
-use super::Reactor;
 use super::counters::Trouble;
 use super::helper::Question;
 use super::token::{For, next_generation};
 use super::watch::{self, Domain, High, Kind, Steps, Watch, unit_of};
+use super::{Reactor, leaves_free};
 use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
@@ -252,11 +252,9 @@ impl Reactor {
     /// What was written into watched files while nobody told.
     fn read_files_again(&mut self) {
         for slot in 0..self.watches.len() {
-            let id = |reactor: &Reactor| reactor.watches[slot].as_ref().map(|watch| watch.id);
-            if let Some(id) = id(self) {
+            if let Some(id) = self.watches[slot].as_ref().map(|watch| watch.id) {
                 self.on_limit_written(id);
-            }
-            if let Some(id) = id(self) {
+                // Nothing, where the first has let it go.
                 self.on_high_written(id);
             }
         }
@@ -350,9 +348,7 @@ impl Reactor {
             }
             self.remove(known, "another group took its place");
         }
-        // The lowest that is free is given out: its number says how many there are.
-        let number = usize::try_from(group.events_fd().as_raw_fd()).unwrap_or(usize::MAX);
-        if number.saturating_add(DESCRIPTORS_FREE) > self.descriptors_max {
+        if !leaves_free(group.events_fd(), DESCRIPTORS_FREE, self.descriptors_max) {
             self.count_trouble(Trouble::NotGuarded);
             if !std::mem::replace(&mut self.discovery.told_descriptors, true) {
                 warn!(

@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 
 use super::helper::{Asker, Question, Work};
 use super::token::For;
-use super::{Reactor, domain_of};
+use super::{Reactor, domain_of, leaves_free};
 use crate::act::kill::{Job, MOST_SWEEPS, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
 use crate::act::tripwire;
 use crate::config::Signal;
@@ -152,12 +152,10 @@ impl Kernel<'_> {
 impl Signals for Kernel<'_> {
     fn open(&mut self, pid: u32) -> io::Result<OwnedFd> {
         let pidfd = pidfd::open(pid)?;
-        // The lowest that is free is given out: its number says how many there are.
-        let number = usize::try_from(pidfd.as_raw_fd()).unwrap_or(usize::MAX);
-        if number.saturating_add(TO_READ) > self.descriptors {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        match leaves_free(pidfd.as_fd(), TO_READ, self.descriptors) {
+            true => Ok(pidfd),
+            false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         }
-        Ok(pidfd)
     }
 
     fn start_of(&mut self, key: ProcKey) -> Option<u64> {

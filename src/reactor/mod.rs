@@ -39,7 +39,7 @@ mod writer;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -628,6 +628,13 @@ fn raise_descriptors() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
+}
+
+/// Whether so many descriptors are free beside this one, which was opened just now: the lowest that
+/// is free is given out, so that its number says how many there are.
+fn leaves_free(newest: BorrowedFd<'_>, free: usize, max: usize) -> bool {
+    let number = usize::try_from(newest.as_raw_fd()).unwrap_or(usize::MAX);
+    number.saturating_add(free) <= max
 }
 
 fn hostname() -> String {

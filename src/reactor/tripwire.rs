@@ -26,10 +26,6 @@ use crate::policy::episode::{Input, Step, Traits};
 /// milliseconds, and the call has a time-out.
 const PROPERTIES_AT_ONCE: usize = 32;
 
-fn is_gone(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENODEV) || error.kind() == ErrorKind::NotFound
-}
-
 impl Reactor {
     /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
     /// a value in `memory.high`.
@@ -152,7 +148,7 @@ impl Reactor {
         if !(blocks && dir.is_some())
             && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
         {
-            if is_gone(&error) {
+            if tripwire::is_gone(&error) {
                 return;
             }
             self.lose_tripwire(id, &format!("memory.high cannot be written: {error}"));
@@ -402,7 +398,7 @@ impl Reactor {
         for changed in state.changed.iter_mut().filter(|c| c.frozen) {
             match changed.thaw(|dir| hierarchies.unified(dir)) {
                 Ok(()) => info!("{}: thawed", changed.dir.display()),
-                Err(error) if is_gone(&error) => {}
+                Err(error) if tripwire::is_gone(&error) => {}
                 Err(error) => {
                     warn!("{}: not thawed: {error}", changed.dir.display());
                     continue;

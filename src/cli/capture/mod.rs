@@ -19,6 +19,7 @@ use crate::config::GuardSettings;
 use crate::facts::HostMode;
 use crate::host::container::Container;
 use crate::host::discover::{Engine, Found};
+use crate::host::fit;
 use crate::parse;
 use crate::roots::Roots;
 use redact::Redactor;
@@ -164,7 +165,7 @@ impl Capture {
         world.notes(&ids).write(&self.below(&state))?;
         let about = serde_json::json!({
             "nbguard": env!("CARGO_PKG_VERSION"),
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "kernel": fit::kernel(&world.roots),
             "host_mode": world.hierarchies.mode,
         });
         self.put(Path::new("capture.json"), format!("{about:#}\n").as_bytes())
