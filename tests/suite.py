@@ -208,7 +208,7 @@ def part_setup():
         missing.append("gcc")
     if not shutil.which("cc") or not has_static_libc():
         missing.append("libc6-dev")
-    if missing and (os.geteuid() != 0 or not shutil.which("apt-get")):
+    if missing and not may_install():
         return Count(failed=[f"setup: missing here: {' '.join(missing)} (as root on Debian they are installed)"])
     if missing:
         say(f"  installing {' '.join(missing)}")
@@ -395,11 +395,9 @@ def bring_php():
     missing = [package for package in PHP if not is_installed(package)]
     if not missing:
         return None
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+    if not may_install():
         return f"missing here: {' '.join(missing)} (as root on Debian 12 they are installed)"
-    say(f"  installing {' '.join(missing)}")
-    run("apt-get", ["apt-get", "-qq", "update"], 300)
-    done = run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 900)
+    done = install(missing, 900)
     if done.code != 0:
         return f"{' '.join(missing)}: {' '.join(done.err[-1:])}"
     if "php8.2-xdebug" in missing:
@@ -420,6 +418,17 @@ def part_php():
     if done.code == PHP_CANNOT_RUN and not done.late:
         return Count(skipped=[f"{name}: {' '.join(done.told()[-1:])}"])
     return count_line(name, done)
+
+
+def may_install():
+    return os.geteuid() == 0 and shutil.which("apt-get")
+
+
+def install(packages, seconds):
+    """Debian's packages, for a part that says itself what it misses: lists that are old may do."""
+    say(f"  installing {' '.join(packages)}")
+    run("apt-get", ["apt-get", "-qq", "update"], 300)
+    return run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *packages], seconds)
 
 
 def is_installed(package):
@@ -475,10 +484,8 @@ def part_outside():
     the rules, the catalog, and a guard that they ask; mandoc and the shells; the schemas of Kubernetes."""
     name = "tests/outside"
     missing = [package for package in READERS if not is_installed(package)]
-    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        say(f"  installing {' '.join(missing)}")
-        run("apt-get", ["apt-get", "-qq", "update"], 300)
-        run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *missing], 600)
+    if missing and may_install():
+        install(missing, 600)
     words = [sys.executable, "-m", "unittest", "discover", "-v"]
     env = {"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else None
 
@@ -585,10 +592,8 @@ def part_page():
     """The status page in a real browser. Each check is a test."""
     name = "status page"
     have = shutil.which("chromium") and shutil.which("chromedriver")
-    if not have and os.geteuid() == 0 and shutil.which("apt-get"):
-        say(f"  installing {' '.join(BROWSER)}")
-        run("apt-get", ["apt-get", "-qq", "update"], 300)
-        run("apt-get", ["apt-get", "-y", "-qq", "--no-install-recommends", "install", *BROWSER], 900)
+    if not have and may_install():
+        install(BROWSER, 900)
     words = [sys.executable, "tests/web/run"]
     if "binaries" in FOUND:
         words += ["--binaries", FOUND["binaries"]]

@@ -13,8 +13,8 @@ use nbguard::units::Bytes;
 use serde_json::Value;
 
 use crate::binary;
-use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Folder, Ground, alone, eventually};
+use crate::daemon::{House, ground, is_kill, start};
+use crate::ground::{Container, Folder, alone, eventually};
 use crate::notebooks::{Server, Stranger, joining};
 use crate::skip;
 
@@ -25,18 +25,6 @@ const WARNED: Bytes = Bytes::mib(210);
 const IDLE: Duration = Duration::from_millis(1_200);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
-
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
-}
-
-fn start(house: &House) -> Daemon {
-    house.start(&binary("nbguardd"), &[])
-}
-
-fn is_kill(incident: &Incident) -> bool {
-    incident.kind == Kind::Kill
-}
 
 fn victims(house: &House) -> Vec<u32> {
     let kills = house.records().into_iter().filter(is_kill);

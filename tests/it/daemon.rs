@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nbguard::report::Incident;
+use nbguard::report::{Incident, Kind};
 use nbguard::sys::pidfd;
 use nbguard::units::Bytes;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::ground::{Container, Folder, Ground, PATIENCE, name, wait_readable};
+use crate::{binary, skip};
 
 /// The folder of one guard: its configuration, state, records, and what Docker would say.
 #[derive(Debug)]
@@ -329,4 +330,23 @@ pub fn shipped() -> Result<PathBuf, String> {
     } else {
         Err(format!("no {} (cargo build --release, or set NBGUARD_BIN_DIR)", binary.display()))
     }
+}
+
+/// Where containers can be made, or the reason why not is printed.
+pub fn ground() -> Option<Ground> {
+    Ground::find().map_err(skip).ok()
+}
+
+/// The daemon of this tree, with the configuration of the house.
+pub fn start(house: &House) -> Daemon {
+    house.start(&binary("nbguardd"), &[])
+}
+
+pub fn is_kill(incident: &Incident) -> bool {
+    incident.kind == Kind::Kill
+}
+
+/// The notebook that ended.
+pub fn victim(incident: &Incident) -> Option<&str> {
+    incident.victim.as_ref()?.notebook.as_deref()
 }

@@ -13,10 +13,10 @@ use nbguard::units::Bytes;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use crate::daemon::House;
+use crate::binary;
+use crate::daemon::{House, ground};
 use crate::ground::{Ground, alone, eventually};
 use crate::message::first;
-use crate::{binary, skip};
 
 /// Answers as `nbguard stack --json -- PID` does, of a notebook in its seventh cell.
 const ANSWERS: &str = r#"
@@ -71,10 +71,6 @@ fn kill_with(ground: &Ground, outcome: &str, script: &str) -> Came {
     });
     assert!(daemon.stop().success());
     Came { incident, told }
-}
-
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
 }
 
 fn counts(metrics: &str, outcome: &str) -> bool {

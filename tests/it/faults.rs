@@ -11,13 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nbguard::act::state::{Changed, StateFile};
-use nbguard::report::{Incident, Kind};
+use nbguard::report::Incident;
 use nbguard::sys::pidfd;
 use nbguard::units::Bytes;
 
 use crate::binary;
-use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Ground, alone, eventually};
+use crate::daemon::{Daemon, House, ground, is_kill, start, victim};
+use crate::ground::{Container, alone, eventually};
 use crate::notebooks::{Server, Stranger, joining};
 use crate::skip;
 
@@ -25,22 +25,6 @@ const LIMIT: Bytes = Bytes::mib(256);
 const WARNED: Bytes = Bytes::mib(210);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
-
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
-}
-
-fn start(house: &House) -> Daemon {
-    house.start(&binary("nbguardd"), &[])
-}
-
-fn is_kill(incident: &Incident) -> bool {
-    incident.kind == Kind::Kill
-}
-
-fn victim(incident: &Incident) -> Option<&str> {
-    incident.victim.as_ref()?.notebook.as_deref()
-}
 
 fn is_frozen(container: &Container) -> bool {
     let file = container.unified_dir().map(|dir| dir.join("cgroup.freeze"));

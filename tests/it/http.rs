@@ -15,18 +15,14 @@ use nbguard::units::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Ground, PATIENCE, alone};
+use crate::daemon::{Daemon, House, ground, start};
+use crate::ground::{Container, PATIENCE, alone};
 use crate::notebooks::Server;
 use crate::schema;
-use crate::{binary, skip};
+use crate::skip;
 
 const LIMIT: Bytes = Bytes::mib(256);
 const PRESSED: Bytes = Bytes::mib(236);
-
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
-}
 
 /// What came back.
 #[derive(Debug)]
@@ -132,10 +128,6 @@ impl Doors {
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn start(house: &House) -> Daemon {
-    house.start(&binary("nbguardd"), &[])
 }
 
 fn has_curl() -> bool {

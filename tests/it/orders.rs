@@ -7,13 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nbguard::report::{Incident, Kind};
+use nbguard::report::Kind;
 use nbguard::units::Bytes;
 use serde_json::Value;
 
 use crate::binary;
-use crate::daemon::{Daemon, House};
-use crate::ground::{Container, Ground, alone, eventually};
+use crate::daemon::{House, ground, is_kill, start};
+use crate::ground::{Container, alone, eventually};
 use crate::notebooks::Server;
 use crate::skip;
 
@@ -21,14 +21,6 @@ const LIMIT: Bytes = Bytes::mib(256);
 /// 90 % of it, and a little.
 const PRESSED: Bytes = Bytes::mib(236);
 const NOBODY: u32 = 65534;
-
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
-}
-
-fn start(house: &House) -> Daemon {
-    house.start(&binary("nbguardd"), &[])
-}
 
 fn nbguard(house: &House, words: &[&str]) -> Output {
     let mut command = Command::new(binary("nbguard"));
@@ -62,10 +54,6 @@ fn orders(house: &House) -> Vec<Value> {
     let text = done(house, &["protect", "--list", "--json"]);
     let report: Value = serde_json::from_str(&text).unwrap();
     report["orders"].as_array().unwrap().clone()
-}
-
-fn is_kill(incident: &Incident) -> bool {
-    incident.kind == Kind::Kill
 }
 
 fn socket(house: &House) -> UnixStream {

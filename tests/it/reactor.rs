@@ -9,10 +9,9 @@ use nbguard::report::{Incident, Kind, Verdict};
 use nbguard::units::Bytes;
 
 use crate::binary;
-use crate::daemon::{Daemon, House};
+use crate::daemon::{House, ground, is_kill, start, victim};
 use crate::ground::{Container, Ground, alone, eventually};
 use crate::notebooks::{Server, Stranger};
-use crate::skip;
 
 const LIMIT: Bytes = Bytes::mib(256);
 /// Above 80 % of it.
@@ -20,28 +19,12 @@ const WARNED: Bytes = Bytes::mib(210);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
 
-fn ground() -> Option<Ground> {
-    Ground::find().map_err(skip).ok()
-}
-
 fn container(ground: &Ground, house: &House) -> Container {
     house.container(ground, LIMIT)
 }
 
-fn start(house: &House) -> Daemon {
-    house.start(&binary("nbguardd"), &[])
-}
-
-fn is_kill(incident: &Incident) -> bool {
-    incident.kind == Kind::Kill
-}
-
 fn is_hold(incident: &Incident) -> bool {
     incident.kind == Kind::Hold
-}
-
-fn victim(incident: &Incident) -> Option<&str> {
-    incident.victim.as_ref()?.notebook.as_deref()
 }
 
 #[test]

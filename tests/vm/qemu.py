@@ -5,10 +5,13 @@ second carries one JSON object per line and nothing else. The disk is opened as 
 so a boot never changes an image. Every wait here has an end.
 """
 
+import fcntl
 import json
 import os
+import pathlib
 import signal
 import subprocess
+import tempfile
 import time
 
 # psi=1: Debian's kernels have PSI built in; some are configured with it off until asked.
@@ -113,3 +116,14 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)
+
+
+def alone_on_this_machine(say):
+    """Waits until no other run has a VM up: two of them on two cores time each other out."""
+    turn = open(pathlib.Path(tempfile.gettempdir()) / "nbguard-vm.lock", "a")
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another run to be done with its VM")
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    return turn
