@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -19,6 +20,11 @@ pub const HIGH: &str = "memory.high";
 pub const STEP_DOWN: Bytes = Bytes::mib(16);
 /// Setting a property is a round trip to PID 1; more than this and something is wrong there.
 pub const PROPERTY_TIME: Duration = Duration::from_secs(5);
+/// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
+/// milliseconds, and the call has a time-out.
+pub const PROPERTIES_AT_ONCE: usize = 32;
+/// What a pipe holds while nobody reads (pipe(7)): the tool never says more than that.
+const PIPE: u64 = 65_536;
 
 /// Whether this error of [`write`], or of opening a group's directory, says that the group is gone.
 pub fn is_gone(error: &io::Error) -> bool {
@@ -83,16 +89,34 @@ fn usage(dir: BorrowedFd<'_>) -> io::Result<Bytes> {
 }
 
 /// Sets `MemoryHigh=` of units as runtime properties, through `nbguard` as a child: the D-Bus
-/// client would cost the resident process more memory than everything else in it.
+/// client would cost the resident process more memory than everything else in it. One answer for
+/// each, in their order.
 ///
 /// # Errors
-/// The child could not be started, failed (its words follow), or took too long.
-pub fn set_properties(tool: &std::path::Path, values: &[(String, Limit)]) -> io::Result<()> {
+/// Of one: systemd does not know the unit, or refused. Of all: the child could not be started,
+/// failed otherwise (its words follow), or took too long.
+pub fn set_properties(tool: &Path, values: &[(String, Limit)]) -> Vec<io::Result<()>> {
+    let said = match ask_tool(tool, values) {
+        Ok(said) => said,
+        Err(error) => {
+            let of_all = |_| Err(io::Error::new(error.kind(), error.to_string()));
+            return values.iter().map(of_all).collect();
+        }
+    };
+    let answer = |unit: &str| {
+        let own = |line: &str| Some(line.strip_prefix(unit)?.strip_prefix(": ")?.to_owned());
+        said.lines().find_map(own).map_or(Ok(()), |words| Err(io::Error::other(words)))
+    };
+    values.iter().map(|(unit, _)| answer(unit)).collect()
+}
+
+/// What `nbguard set-memory-high` printed: a line `UNIT: WHY` for each that was not set.
+fn ask_tool(tool: &Path, values: &[(String, Limit)]) -> io::Result<String> {
     let mut command = Command::new(tool);
     command
         .arg("set-memory-high")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     for (unit, value) in values {
         command.arg(format!("{unit}={value}"));
@@ -108,8 +132,12 @@ pub fn set_properties(tool: &std::path::Path, values: &[(String, Limit)]) -> io:
         return Err(io::Error::new(io::ErrorKind::TimedOut, "PID 1 did not answer in 5 s"));
     }
     let status = child.wait()?;
-    if status.success() {
-        return Ok(());
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(PIPE).read_to_string(&mut said)?;
+    }
+    if status.success() || !said.is_empty() {
+        return Ok(said);
     }
     let mut words = String::new();
     if let Some(stderr) = child.stderr.take() {

@@ -290,7 +290,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Stack(args) => stack::run(&args, out),
         Command::Restore(args) => restore::run(config, &args, out),
         Command::Daemon(passed) => Ok(daemon::run(config, passed)),
-        Command::SetMemoryHigh(args) => set_memory_high::run(&args),
+        Command::SetMemoryHigh(args) => set_memory_high::run(&args, out),
     }
 }
 

@@ -167,7 +167,7 @@ fn try_put_back(changed: &Changed) -> Result<Fate, String> {
     };
     tripwire::write_high(dir.as_fd(), value).map_err(words)?;
     if let Some(unit) = &changed.unit {
-        set_memory_high::set(unit, value)?;
+        set_memory_high::set(unit, value).map_err(|why| format!("{unit}: {why}"))?;
     }
     Ok(Fate::Restored { from })
 }

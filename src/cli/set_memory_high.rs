@@ -1,6 +1,8 @@
 //! `nbguard set-memory-high` (hidden): sets `MemoryHigh=` of units through systemd, as the daemon's
 //! child, because the D-Bus client is too heavy to live in the daemon.
 
+use std::io::Write;
+
 use cgroups_rs::systemd::SystemdClient;
 use clap::Args;
 
@@ -8,6 +10,9 @@ use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::facts::Limit;
 use crate::parse;
 use crate::units::Bytes;
+
+/// Bytes of the reason that are printed: all of one call fit into a pipe.
+const WHY: usize = 512;
 
 #[derive(Args, Debug)]
 pub struct SetMemoryHighArgs {
@@ -34,11 +39,19 @@ fn assignment(text: &str) -> Result<(String, Limit), String> {
     Ok((unit.to_owned(), value))
 }
 
-pub fn run(args: &SetMemoryHighArgs) -> Outcome {
-    // The others are set although one has failed: each is a container of its own.
-    let failed: Vec<String> =
-        args.values.iter().filter_map(|(unit, value)| set(unit, *value).err()).collect();
-    if failed.is_empty() { Ok(Exit::Ok) } else { Err(Failure::wrong(failed.join("; "))) }
+/// Prints a line `UNIT: WHY` for each that could not be set, which the daemon reads.
+pub fn run(args: &SetMemoryHighArgs, out: &mut dyn Write) -> Outcome {
+    let mut failed = 0;
+    for (unit, value) in &args.values {
+        // The others are set although one has failed: each is a container of its own.
+        let Err(why) = set(unit, *value) else { continue };
+        failed += 1;
+        writeln!(out, "{unit}: {}", parse::escape(why.as_bytes(), WHY))?;
+    }
+    if failed == 0 {
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::wrong(format!("{failed} of {} not set", args.values.len())))
 }
 
 /// Sets the runtime property of one unit.
@@ -48,14 +61,14 @@ pub fn run(args: &SetMemoryHighArgs) -> Outcome {
 pub fn set(unit: &str, value: Limit) -> Result<(), String> {
     // systemd's `infinity` is the largest number (systemd.resource-control(5), sd-bus).
     let bytes = value.bytes().map_or(u64::MAX, |bytes| bytes.0);
-    let mut client = SystemdClient::new(unit, Vec::new()).map_err(|e| format!("{unit}: {e}"))?;
+    let mut client = SystemdClient::new(unit, Vec::new()).map_err(|e| e.to_string())?;
     // cgroups-rs 0.5.1 calls a missing unit, and a bus that cannot be reached, a success.
     if !client.exists() {
-        return Err(format!("{unit}: no such unit, or systemd cannot be asked"));
+        return Err("no such unit, or systemd cannot be asked".to_owned());
     }
     client
         .set_properties(&[("MemoryHigh", bytes.into())])
-        .map_err(|e| format!("{unit}: MemoryHigh={value}: {e}"))
+        .map_err(|e| format!("MemoryHigh={value}: {e}"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -358,11 +358,25 @@ fn read_all(questions: &Receiver<Question>, roots: &Roots, reply: &Reply) {
     }
 }
 
-fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply, ends: &AtomicBool) {
+/// A value that stands in its file and that systemd is still to be told.
+struct Property {
+    watch: WatchId,
+    unit: String,
+    value: Limit,
+}
+
+fn work_all(work: &Receiver<Work>, tool: &Path, reply: &Reply, ends: &AtomicBool) {
     let mut queue = VecDeque::new();
+    // Told together: a process for each would be hundreds when a host starts.
+    let mut properties: Vec<Property> = Vec::new();
     loop {
-        let item = match queue.pop_front() {
+        queue.extend(work.try_iter());
+        let item = match next(&mut queue) {
             Some(item) => item,
+            None if !properties.is_empty() => {
+                tell(&mut properties, tool, reply, ends);
+                continue;
+            }
             None => match work.recv() {
                 Ok(item) => item,
                 Err(_) => return,
@@ -371,14 +385,26 @@ fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply, ends: 
         match item {
             Work::High { watch, dir, value, unit } => {
                 // Only the newest value of a group is worth stepping down to, and the way to PID 1.
+                if let Some(at) = properties.iter().position(|p| p.watch == watch) {
+                    let Property { watch, value, .. } = properties.swap_remove(at);
+                    reply.give(Answer::HighSet { watch, value, result: Ok(()) });
+                }
                 let newer =
                     |later: &Work| matches!(later, Work::High { watch: w, .. } if *w == watch);
-                let is_wanted = || {
+                let mut is_wanted = || {
                     queue.extend(work.try_iter());
                     !ends.load(Ordering::Acquire) && !queue.iter().any(newer)
                 };
-                let result = set_high(dir.as_ref(), value, unit, tool, is_wanted);
-                reply.give(Answer::HighSet { watch, value, result });
+                let result = bring_to(dir.as_ref(), value, &mut is_wanted);
+                match unit {
+                    Some(unit) if result.is_ok() && is_wanted() => {
+                        properties.push(Property { watch, unit, value });
+                    }
+                    _ => reply.give(Answer::HighSet { watch, value, result }),
+                }
+                if properties.len() == tripwire::PROPERTIES_AT_ONCE {
+                    tell(&mut properties, tool, reply, ends);
+                }
             }
             Work::Release(pidfds) => {
                 for pidfd in &pidfds {
@@ -395,26 +421,37 @@ fn work_all(work: &Receiver<Work>, tool: &std::path::Path, reply: &Reply, ends: 
     }
 }
 
-fn set_high(
+/// The dead first: somebody waits for their memory.
+fn next(queue: &mut VecDeque<Work>) -> Option<Work> {
+    let urgent = |item: &Work| matches!(item, Work::Release(_) | Work::Freeze { .. });
+    let at = queue.iter().position(urgent).unwrap_or(0);
+    queue.remove(at)
+}
+
+/// Brings `memory.high` itself where it is wanted; not on, once it is no longer.
+fn bring_to(
     dir: Option<&OwnedFd>,
     value: Limit,
-    unit: Option<String>,
-    tool: &std::path::Path,
     mut is_wanted: impl FnMut() -> bool,
 ) -> io::Result<()> {
-    if !is_wanted() {
-        return Ok(());
-    }
     match (dir, value) {
-        (Some(dir), Limit::At(target)) => {
-            tripwire::step_down(dir.as_fd(), target, &mut is_wanted)?;
-        }
-        (Some(dir), Limit::Max) => tripwire::write_high(dir.as_fd(), value)?,
-        (None, _) => {}
+        _ if !is_wanted() => Ok(()),
+        (Some(dir), Limit::At(target)) => tripwire::step_down(dir.as_fd(), target, is_wanted),
+        (Some(dir), Limit::Max) => tripwire::write_high(dir.as_fd(), value),
+        (None, _) => Ok(()),
     }
-    match unit {
-        Some(unit) if is_wanted() => tripwire::set_properties(tool, &[(unit, value)]),
-        _ => Ok(()),
+}
+
+fn tell(properties: &mut Vec<Property>, tool: &Path, reply: &Reply, ends: &AtomicBool) {
+    let results = if ends.load(Ordering::Acquire) {
+        Vec::new()
+    } else {
+        let values: Vec<_> = properties.iter().map(|p| (p.unit.clone(), p.value)).collect();
+        tripwire::set_properties(tool, &values)
+    };
+    let results = results.into_iter().chain(std::iter::repeat_with(|| Ok(())));
+    for (Property { watch, value, .. }, result) in properties.drain(..).zip(results) {
+        reply.give(Answer::HighSet { watch, value, result });
     }
 }
 
@@ -438,6 +475,68 @@ mod tests {
     use crate::ids::WatchId;
     use std::fs::{self, File};
 
+    fn ends_of_a_worker() -> (Reply, Receiver<Answer>) {
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (back, answers) = channel();
+        (Reply { back, waker }, answers)
+    }
+
+    #[test]
+    fn systemd_is_told_of_many_at_once_and_refuses_each_for_itself() {
+        let dir = std::env::temp_dir().join(format!("nbguard-told-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let tool = dir.join("tool");
+        let calls = dir.join("calls");
+        let script = format!(
+            "#!/bin/sh\nshift\necho $# >> {}\necho u7.scope: refused\nexit 1\n",
+            calls.display()
+        );
+        fs::write(&tool, script).unwrap();
+        fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let (reply, answers) = ends_of_a_worker();
+        let (give, work) = channel();
+        let to = |slot, value| Work::High {
+            watch: WatchId { slot, generation: 0 },
+            dir: None,
+            value: Limit::At(Bytes(value)),
+            unit: Some(format!("u{slot}.scope")),
+        };
+        // One more than fit into a call; the last one's first value is overtaken.
+        for slot in 0..=u32::try_from(tripwire::PROPERTIES_AT_ONCE).unwrap() {
+            give.send(to(slot, 1)).unwrap();
+        }
+        give.send(to(0, 2)).unwrap();
+        drop(give);
+        work_all(&work, &tool, &reply, &AtomicBool::new(false));
+        assert_eq!(fs::read_to_string(&calls).unwrap(), "32\n1\n");
+        let mut refused = Vec::new();
+        let mut answered = 0;
+        while let Ok(Answer::HighSet { watch, result, .. }) = answers.try_recv() {
+            answered += 1;
+            refused.extend(result.err().map(|error| (watch.slot, error.to_string())));
+        }
+        assert_eq!((answered, refused), (34, vec![(7, "refused".to_owned())]));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_dead_come_before_what_waits_for_systemd() {
+        let high = |slot| Work::High {
+            watch: WatchId { slot, generation: 0 },
+            dir: None,
+            value: Limit::Max,
+            unit: None,
+        };
+        let mut queue = VecDeque::from([high(0), high(1), Work::Release(Vec::new()), high(2)]);
+        assert!(matches!(next(&mut queue), Some(Work::Release(_))));
+        for slot in 0..3 {
+            let found = next(&mut queue);
+            assert!(matches!(found, Some(Work::High { watch, .. }) if watch.slot == slot));
+        }
+        assert!(next(&mut queue).is_none());
+    }
+
     #[test]
     fn a_newer_value_ends_the_way_down_to_an_older_one() {
         let dir = std::env::temp_dir().join(format!("nbguard-worker-{}", std::process::id()));
@@ -446,11 +545,8 @@ mod tests {
         fs::write(dir.join("memory.current"), "9000000000000000").unwrap();
         let high = dir.join("memory.high");
         fs::write(&high, "").unwrap();
-        let poll = mio::Poll::new().unwrap();
-        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-        let (back, answers) = channel();
+        let (reply, answers) = ends_of_a_worker();
         let (give, work) = channel();
-        let reply = Reply { back, waker };
         let ends = AtomicBool::new(false);
         let watch = WatchId { slot: 0, generation: 0 };
         let to = |dir, value| Work::High { watch, dir, value: Limit::At(value), unit: None };

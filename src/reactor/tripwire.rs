@@ -22,10 +22,6 @@ use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Input, Step, Traits};
 
-/// Units whose property is set in one call of the tool: each is a round trip to PID 1 of some
-/// milliseconds, and the call has a time-out.
-const PROPERTIES_AT_ONCE: usize = 32;
-
 impl Reactor {
     /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
     /// a value in `memory.high`.
@@ -343,14 +339,17 @@ impl Reactor {
     /// systemd's own values go back too; what could not be put back stays noted, for
     /// `nbguard restore` and the next start.
     fn put_properties_back(&mut self, units: &[(u64, String, Limit)]) {
-        for some in units.chunks(PROPERTIES_AT_ONCE) {
+        for some in units.chunks(tripwire::PROPERTIES_AT_ONCE) {
             let values: Vec<(String, Limit)> =
                 some.iter().map(|(_, unit, value)| (unit.clone(), *value)).collect();
-            match tripwire::set_properties(&self.tool, &values) {
-                Ok(()) => some.iter().for_each(|(inode, ..)| self.state.forget(*inode)),
-                Err(error) => {
-                    self.count_trouble(Trouble::PropertyNotSet);
-                    error!("MemoryHigh of {} units was not put back: {error}", some.len());
+            let results = tripwire::set_properties(&self.tool, &values);
+            for ((inode, unit, _), result) in some.iter().zip(results) {
+                match result {
+                    Ok(()) => self.state.forget(*inode),
+                    Err(error) => {
+                        self.count_trouble(Trouble::PropertyNotSet);
+                        error!("MemoryHigh of {unit} was not put back: {error}");
+                    }
                 }
             }
         }
