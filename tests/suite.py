@@ -30,8 +30,8 @@ ONE_BOOT = ["a-one-grows", "b-family-of-workers", "e1-shared-memory", "h-two-con
             "y1-php-goes-on", "y2-notebooks-idle-first", "y3-stacks-from-outside", "y4-php-tells-itself"]
 
 # Seconds. A whole run must end within 80 minutes whatever hangs; --all plays some hundred
-# scenarios at about 40 s each.
-WHOLE_RUN = {"default": 78 * 60, "all": 8 * 3600}
+# scenarios at about 40 s each, the table of guards, and gives each fuzzer ten minutes.
+WHOLE_RUN = {"default": 78 * 60, "all": 20 * 3600}
 # Kept for telling the result, and for ending what is still running.
 RESERVE = 60
 # A word at least so often, for who watches a log.
@@ -186,9 +186,9 @@ def show_tail(done):
     print(f"    (all of it: {done.log.relative_to(REPOSITORY)})", flush=True)
 
 
-def step(name, words, seconds, env=None):
+def step(name, words, seconds, env=None, show=None):
     """A part that is one test: it passes with exit code 0."""
-    done = run(name, words, seconds, env)
+    done = run(name, words, seconds, env, show)
     if done.code == 0 and not done.late:
         return Count(passed=1)
     show_tail(done)
@@ -680,6 +680,21 @@ def play(what, scenarios, guard, guest, seconds):
     return count
 
 
+def part_peers():
+    """What the table of guards lacks is played, and the README's copy of it written."""
+    if "no_vm" in FOUND:
+        return Count(skipped=[f"table of guards: {FOUND['no_vm']}"])
+    if "binaries" not in FOUND:
+        return Count(skipped=["table of guards: there are no release binaries"])
+    return step("tests/vm/compare", ["tests/vm/compare"], 6 * 3600, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
+                show=lambda line: line if line.startswith(("compare:", "vm:")) else None)
+
+
+def part_fuzz():
+    """Ten million runs or ten minutes of each target; a finding is a failure."""
+    return step("tests/fuzz/run", ["tests/fuzz/run"], 4 * 3600)
+
+
 # ---- which parts, and the result
 
 
@@ -719,10 +734,12 @@ def parts(options):
     hours = 3 * 3600
     yield "Docker host in a VM, every scenario", lambda: part_vm("vm", every, seconds=hours)
     yield "the kernel alone, every scenario", lambda: part_vm("vm-alone", every, guard="none", seconds=hours)
+    yield "the table of guards", part_peers
     for guest in ("bookworm", "forky"):
         yield f"the package on {guest}", lambda guest=guest: part_package_in_vm(guest)
         yield f"Docker host in a VM, {guest}", \
             lambda guest=guest: part_vm(f"vm-{guest}", ONE_BOOT, guest=guest, seconds=5400)
+    yield "fuzzing", part_fuzz
 
 
 def run_part(name, work):
@@ -755,7 +772,8 @@ def main():
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="no virtual machine")
     which.add_argument("--all", action="store_true",
-                       help="every scenario, with and without the guard, and the other guests: hours")
+                       help="every scenario, with and without the guard, the other guests, the table of "
+                            "guards, fuzzing: hours")
     options = parser.parse_args()
     FOUND["end"] = BEGAN + WHOLE_RUN["all" if options.all else "default"] - RESERVE
     for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
