@@ -35,6 +35,9 @@ const STACK: usize = 128 * 1024;
 /// How long the freezer may take: it waits for tasks to reach a safe point.
 const FREEZE_TIME: Duration = Duration::from_millis(100);
 
+/// Threads that close triggers at a stop.
+const CLOSERS: usize = 16;
+
 const IDENTITIES_AT_ONCE: usize = 4;
 /// Nobody waits for a kill here: fewer wake-ups of the loop.
 const SURVEYED_AT_ONCE: usize = 64;
@@ -455,6 +458,21 @@ fn tell(properties: &mut Vec<Property>, tool: &Path, reply: &Reply, ends: &Atomi
     }
 }
 
+/// Closes at the end what waits for the kernel: each trigger for an RCU grace period, which hundreds
+/// of containers one after the other make many seconds in which nobody guards (Linux,
+/// `psi_trigger_destroy`). Those who wait at the same time wait together.
+pub fn drop_together<T: Send>(mut all: Vec<T>) {
+    let share = all.len().div_ceil(CLOSERS).max(1);
+    thread::scope(|scope| {
+        while !all.is_empty() {
+            let some = all.split_off(all.len().saturating_sub(share));
+            // What no thread could be started for is closed here.
+            let _ =
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || drop(some));
+        }
+    });
+}
+
 /// Waits until `cgroup.events` says `frozen 1`, not longer than [`FREEZE_TIME`]: a task in
 /// uninterruptible sleep does not freeze, and the sweep is made all the same.
 fn wait_frozen(dir: &OwnedFd) {
@@ -518,6 +536,18 @@ mod tests {
         }
         assert_eq!((answered, refused), (34, vec![(7, "refused".to_owned())]));
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_dropped_together_is_closed_whole() {
+        for count in [0, 1, CLOSERS - 1, 3 * CLOSERS + 1] {
+            let pipes = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+            let (read, write): (Vec<_>, Vec<_>) = (0..count).map(|_| pipes()).unzip();
+            drop_together(write);
+            for end in read {
+                assert_eq!(nix::unistd::read(&end, &mut [0; 1]), Ok(0), "of {count}");
+            }
+        }
     }
 
     #[test]

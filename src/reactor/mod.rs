@@ -555,6 +555,8 @@ impl Reactor {
         self.thaw_left_over();
         let restored = self.restore_all();
         self.hook.finish(HOOK_PATIENCE);
+        let armed = self.watches.iter_mut().flatten().filter_map(|watch| watch.psi.take());
+        helper::drop_together(armed.collect());
         info!("nbguardd stops, {restored} tripwires put back as they were found");
     }
 }

@@ -2,7 +2,7 @@
 //! a hundred containers watched, and that no number of containers coming and going changes that.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nbguard::report::Incident;
-use nbguard::units::Bytes;
+use nbguard::sys::psi;
+use nbguard::units::{Bytes, StallKind, Trigger};
 
 use crate::daemon::{Daemon, House, shipped};
 use crate::ground::{Container, Ground, alone, eventually};
@@ -94,7 +95,7 @@ fn a_hundred_watched_containers_cost_three_mebibytes_and_no_wake_up() {
     let Some((ground, binary)) = prepared() else { return };
     let house = House::new(&ground, "footprint");
     let mut made = containers(&ground, &house, WATCHED);
-    let mut daemon = house.start(&binary, &[]);
+    let daemon = house.start(&binary, &[]);
     wait_watched(&house, WATCHED);
     settle(&daemon);
     let (rss, anon, _) = told(&daemon);
@@ -116,7 +117,24 @@ fn a_hundred_watched_containers_cost_three_mebibytes_and_no_wake_up() {
     let most = DESCRIPTORS_OWN + DESCRIPTORS_EACH * 3 * WATCHED;
     assert!(descriptors <= most, "{descriptors} descriptors, at most {most}");
     assert_sleeps(&daemon);
-    assert!(daemon.is_running());
+    let began = Instant::now();
+    daemon.stop();
+    let (stopped, one) = (began.elapsed(), cost_of_a_close());
+    println!(
+        "a stop with {} containers takes {stopped:?}, closing one trigger {one:?}",
+        3 * WATCHED
+    );
+    assert!(stopped < one * (2 * WATCHED) as u32, "the triggers were closed one after the other");
+}
+
+/// Of a trigger: it waits for the kernel.
+fn cost_of_a_close() -> Duration {
+    let trigger = Trigger::new(StallKind::Some, 150_000, 2_000_000).unwrap();
+    let open = || Ok(File::options().read(true).write(true).open("/proc/pressure/memory")?.into());
+    let armed: Vec<_> = (0..16).map(|_| psi::arm(open, trigger).unwrap()).collect();
+    let (began, count) = (Instant::now(), armed.len());
+    drop(armed);
+    began.elapsed() / u32::try_from(count).unwrap()
 }
 
 /// What a scrape costs is there while somebody scrapes; a minute later it is given back.
