@@ -12,7 +12,7 @@ NEVER = float("inf")
 
 def comparable(scenario):
     """None, or why a scenario says nothing about other guards."""
-    if scenario["guard"]["config"] or scenario["guard"]["arguments"]:
+    if any(scenario["guard"][key] for key in ("config", "arguments", "beside")):
         return "it is about a setting of nbguard"
     if scenario["fault"]:
         return "something is done to nbguard or to what it watches"

@@ -8,6 +8,8 @@ import difflib
 import re
 import tomllib
 
+from peer_recipe import PEERS
+
 REQUIRED = object()
 
 
@@ -120,6 +122,11 @@ def one_of(*choices):
     return check
 
 
+def names_of(*choices):
+    """A list of some of these."""
+    return lambda value: [one_of(*choices)(one) for one in texts(value)]
+
+
 def either(*checks):
     """The first of several readings that fits."""
     def check(value):
@@ -182,7 +189,8 @@ SCENARIO = {
     "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "cmdline": (text, ""),
               "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
-    "guard": ({"config": (text, ""), "arguments": (texts, []), "threshold": (share, 0.9)}, {}),
+    "guard": ({"config": (text, ""), "arguments": (texts, []), "beside": (names_of(*PEERS), []),
+               "threshold": (share, 0.9)}, {}),
     "run": ({"duration": (seconds, 45.0), "settle": (seconds, 2.0), "quiet": (seconds, 2.0)}, {}),
     "fault": ([FAULT], ()),
     "expect": (EXPECT, {}),

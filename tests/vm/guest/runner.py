@@ -74,7 +74,8 @@ def main():
         return
     for scenario in orders["scenarios"]:
         port.tell("begin", name=scenario["name"])
-        port.tell("facts", name=scenario["name"], **run_scenario(scenario, installed[scenario["guard_name"]], port))
+        port.tell("facts", name=scenario["name"], **run_scenario(
+            scenario, installed[scenario["guard_name"]], orders, port))
     port.tell("end")
 
 
@@ -85,23 +86,28 @@ def make_guard(name, orders):
     return Peer(orders["peers"][name]) if name in orders["peers"] else guards.NoGuard()
 
 
-def run_scenario(scenario, guard, port):
+def run_scenario(scenario, guard, orders, port):
     """One scenario from a clean host to a clean host; whatever goes wrong is told as `trouble`."""
     began = time.monotonic()
     containers = [(PhpContainer if spec["pool"] else engines.ENGINES[spec["engine"]])(spec)
                   for spec in scenario["container"]]
     facts = {"trouble": []}
+    others = []
     try:
         engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
         guard.start(scenario["guard"])
+        if guard.installed:
+            others = [make_guard(name, orders) for name in scenario["guard"]["beside"]]
+        for other in others:
+            other.start({})
         facts.update(play(scenario, containers, guard, port))
     except (LabError, OSError, subprocess.SubprocessError, queue.Empty) as error:
         facts["trouble"].append(f"{type(error).__name__}: {error}"[:2000])
     except Exception:
         facts["trouble"].append(traceback.format_exc()[-2000:])
     finally:
-        clean_up(containers, guard, scenario["name"], port, facts)
+        clean_up(containers, [guard, *others], scenario["name"], port, facts)
     facts["seconds"] = dict(facts.get("seconds", {}), total=round(time.monotonic() - began, 1))
     return facts
 
@@ -290,15 +296,15 @@ def read_text(path):
         return None
 
 
-def clean_up(containers, guard, name, port, facts):
+def clean_up(containers, guards, name, port, facts):
     """Whatever happened: no guard, no container, no swap; and the logs for whoever wants to know why."""
-    for what in (guard.stop, *(c.read_log for c in containers), lambda: remove_all(containers)):
+    for what in (*(guard.stop for guard in guards), *(c.read_log for c in containers), lambda: remove_all(containers)):
         try:
             what()
         except Exception as error:
             facts["trouble"].append(f"cleaning up: {error}"[:500])
     try:
-        logs = {"guard": guard.journal(), **{c.name: c.log for c in containers}}
+        logs = {"guard": "".join(guard.journal() for guard in guards), **{c.name: c.log for c in containers}}
         logs["kernel"] = run(["sh", "-c", "dmesg | tail -150"], check=False)
         for log, text in logs.items():
             if text:
