@@ -434,9 +434,9 @@ impl Reactor {
         let id = watch.id;
         let inode = watch.group.id().0;
         let Some(dir) = watch.group.unified_dir() else { return };
-        // Who is paused by its user is not ours to thaw.
+        // Who is paused by its user is not ours to thaw, nor is who may be.
         let mut buffer = Buffer::new();
-        if buffer.read_record(dir, c"cgroup.freeze").is_ok_and(|text| text.starts_with(b"1")) {
+        if !buffer.read_record(dir, c"cgroup.freeze").is_ok_and(|text| text.starts_with(b"0")) {
             return;
         }
         let Ok(dir) = dir.try_clone_to_owned() else { return };
