@@ -44,6 +44,8 @@ const DESCRIBED_AGAIN: Duration = Duration::from_millis(500);
 
 /// … and how often, each time after twice as long: 15 s in all.
 const ASKED_MOST: u8 = 4;
+/// What cannot be read is asked for again and again, at last each four minutes.
+const ASKED_LONGEST: u8 = 9;
 
 /// When it is tried again what could not be armed or read for a reason that may pass: after twice
 /// as long each time, and never if nothing is missing.
@@ -718,7 +720,7 @@ impl Reactor {
         self.rescan();
         if self.discovery.mend.is_none() {
             self.discovery.mend_pause = MEND_FIRST;
-            info!("what could not be guarded for a while is guarded again");
+            info!("whatever could not be read or armed before was tried again");
         }
     }
 
@@ -842,8 +844,16 @@ impl Reactor {
             self.add_watch(Kind::Container, found, container);
             self.regroup();
             self.look_at_fresh();
-        } else if container.complete || list[at].asked >= ASKED_MOST {
+            return;
+        }
+        if let Some(why) = container.unread().filter(|_| list[at].asked == 1) {
+            warn!("{:?}: {why}: ignored by what else is known of it", container.name);
+        }
+        if container.complete || list[at].asked >= ASKED_MOST {
             list.swap_remove(at);
+            if container.unread().is_some() {
+                self.mend_later(None);
+            }
         } else {
             list[at].ask_at = now.plus(DESCRIBED_AGAIN * 2u32.pow(u32::from(list[at].asked)));
             let ask_at = list[at].ask_at;
@@ -862,14 +872,14 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
         watch.protection = protection;
-        watch.high.asked += 1;
+        watch.high.asked = watch.high.asked.saturating_add(1);
         let last = watch.high.asked >= ASKED_MOST;
-        // What the engine does not say by then it will not say.
-        watch.container.complete |= last;
+        // What the engine does not say by then it will not say, unless nobody could read it.
+        watch.container.complete |= last && watch.container.unread().is_none();
         let starts = !watch.high.started && (watch.container.pid1.is_some() || last);
         watch.high.started |= starts;
         if !watch.high.started || !watch.container.complete {
-            let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked));
+            let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked.min(ASKED_LONGEST)));
             let at = now.plus(pause);
             watch.high.ask_at = at;
             self.discovery.ask_again(at);
