@@ -221,6 +221,9 @@ def part_setup():
     for tool, component in (("fmt", "rustfmt"), ("clippy", "clippy")):
         if not has_cargo(tool) and shutil.which("rustup"):
             run("rustup", ["rustup", "component", "add", component], 300)
+    # Who lets the daemon's system calls fail; without it those tests say so.
+    if not shutil.which("strace") and may_install():
+        install(["strace"], 300)
     # The integration tests end workers of a real php-fpm and Apache; without them they skip.
     FOUND["php is missing"] = bring_php()
     return Count()
@@ -299,6 +302,10 @@ def again(count, run_once_more):
     return count
 
 
+# Of one module; errno plays some hundred episodes.
+ALONE_SECONDS = 1800
+
+
 def part_alone(module):
     """The tests of one module of `it`, alone on this machine and one at a time."""
     name = f"{module} tests"
@@ -306,14 +313,14 @@ def part_alone(module):
         return Count(skipped=[f"{name}: there are no release binaries"])
     words = ["cargo", "test", "--test", "it", f"{module}::", "--",
              "--include-ignored", "--test-threads=1", "--show-output"]
-    done = run(name, words, 1200, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"]), "RUST_BACKTRACE": "0"})
+    done = run(name, words, ALONE_SECONDS, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"]), "RUST_BACKTRACE": "0"})
     count = count_cargo(name, done)
     if not (count.passed or count.failed or count.skipped):
         count.skipped.append(f"{name}: this tree has none")
     alone = {"NBGUARD_BIN_DIR": str(FOUND["binaries"]), "RUST_BACKTRACE": "0"}
     return again(count, lambda names: count_cargo(f"{name} again", run(
         f"{name} again", ["cargo", "test", "--test", "it", "--", "--include-ignored", "--exact",
-                          "--test-threads=1", "--show-output", *names], 1200, env=alone)))
+                          "--test-threads=1", "--show-output", *names], ALONE_SECONDS, env=alone)))
 
 
 def count_cargo(name, done, later=()):
@@ -721,8 +728,8 @@ def parts(options):
     yield "status page in Chromium", part_page
     if options.all:
         os.environ["NBGUARD_CHURN_SECONDS"] = "600"
-    # Of the faults only the long ones were left out before.
-    for module in ALONE + (("faults",) if options.all else ()):
+    # Of these only the long ones were left out before.
+    for module in ALONE + (("faults", "errno") if options.all else ()):
         yield f"{module} tests", lambda module=module: part_alone(module)
     if options.quick:
         return

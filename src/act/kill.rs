@@ -24,9 +24,11 @@ pub trait Signals {
     /// # Errors
     /// As pidfd_open(2).
     fn open(&mut self, pid: u32) -> io::Result<OwnedFd>;
-    /// The start time of the process that has this pid now. `None` also where the one of this key
-    /// is known to be gone.
-    fn start_of(&mut self, key: ProcKey) -> Option<u64>;
+    /// The start time of the process that has this pid now. `None`: nobody has it, or the one of
+    /// this key is known to be gone.
+    /// # Errors
+    /// It cannot be known now: whoever that is, he is not signalled.
+    fn start_of(&mut self, key: ProcKey) -> io::Result<Option<u64>>;
     /// # Errors
     /// As pidfd_send_signal(2).
     fn send(&mut self, pidfd: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()>;
@@ -163,11 +165,7 @@ impl Job {
                 first = self.members.len();
                 opened = signals.open(target.key.pid);
             }
-            let (pidfd, standing) = match opened {
-                Ok(fd) => (Some(fd), Standing::Open),
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => (None, Standing::Gone),
-                Err(e) => (None, Standing::Refused(e.raw_os_error().unwrap_or(0))),
-            };
+            let (pidfd, standing) = standing_of(opened);
             if standing == Standing::Open {
                 self.main_dead_at = None;
             }
@@ -180,12 +178,7 @@ impl Job {
     fn check_and_signal<S: Signals>(&mut self, signals: &mut S, first: usize) -> u32 {
         let mut signalled = 0;
         for member in &mut self.members[first..] {
-            if member.standing == Standing::Open
-                && signals.start_of(member.key) != Some(member.key.start)
-            {
-                member.standing = Standing::Gone;
-                member.pidfd = None;
-            }
+            check_one(signals, member);
         }
         for member in &mut self.members[first..] {
             if member.spare == Spare::No {
@@ -193,6 +186,25 @@ impl Job {
             }
         }
         signalled
+    }
+
+    /// Tries those once more whom the kernel refused: what it had no room for it may have by now.
+    /// Says which are signalled, or held, from now on.
+    pub fn again<S: Signals>(&mut self, signals: &mut S, mut reached: impl FnMut(usize)) {
+        for (at, member) in self.members.iter_mut().enumerate() {
+            if !matches!(member.standing, Standing::Refused(_)) {
+                continue;
+            }
+            (member.pidfd, member.standing) = standing_of(signals.open(member.key.pid));
+            check_one(signals, member);
+            if member.spare == Spare::No {
+                signal_one(signals, member, self.signal);
+            }
+            if member.is_left() {
+                self.main_dead_at = None;
+                reached(at);
+            }
+        }
     }
 
     /// The next rung of the ladder for all that are left, trackers aside.
@@ -332,6 +344,27 @@ impl Job {
     }
 }
 
+fn standing_of(opened: io::Result<OwnedFd>) -> (Option<OwnedFd>, Standing) {
+    match opened {
+        Ok(fd) => (Some(fd), Standing::Open),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => (None, Standing::Gone),
+        Err(e) => (None, Standing::Refused(e.raw_os_error().unwrap_or(0))),
+    }
+}
+
+/// Lets go of one that is not whom it was opened for, or of whom that cannot be known.
+fn check_one<S: Signals>(signals: &mut S, member: &mut Member) {
+    if member.standing != Standing::Open {
+        return;
+    }
+    member.standing = match signals.start_of(member.key) {
+        Ok(start) if start == Some(member.key.start) => return,
+        Ok(_) => Standing::Gone,
+        Err(e) => Standing::Refused(e.raw_os_error().unwrap_or(0)),
+    };
+    member.pidfd = None;
+}
+
 fn signal_one<S: Signals>(signals: &mut S, member: &mut Member, signal: i32) -> bool {
     if member.standing != Standing::Open {
         return false;
@@ -377,6 +410,8 @@ mod tests {
         room: Option<usize>,
         opened: usize,
         sent: Vec<(u32, i32)>,
+        /// Whose start time cannot be read, and why.
+        unreadable: HashMap<u32, i32>,
     }
 
     impl Signals for Recorder {
@@ -393,8 +428,11 @@ mod tests {
             }
         }
 
-        fn start_of(&mut self, key: ProcKey) -> Option<u64> {
-            self.starts.get(&key.pid).copied()
+        fn start_of(&mut self, key: ProcKey) -> io::Result<Option<u64>> {
+            match self.unreadable.get(&key.pid) {
+                Some(errno) => Err(io::Error::from_raw_os_error(*errno)),
+                None => Ok(self.starts.get(&key.pid).copied()),
+            }
         }
 
         fn send(&mut self, _: BorrowedFd<'_>, pid: u32, signal: i32) -> io::Result<()> {
@@ -545,6 +583,35 @@ mod tests {
         let sent = job.add(&mut signals, &[target(10, 1, Spare::No), target(11, 2, Spare::No)]);
         assert_eq!(sent, 1);
         assert_eq!(job.members()[0].standing, Standing::Refused(libc::EPERM));
+    }
+
+    /// What the kernel had no room for once is tried again, and only that.
+    #[test]
+    fn whoever_was_refused_is_tried_again_and_is_no_dead_one() {
+        let mut signals = recorder(&[(10, 1), (11, 2), (12, 3)]);
+        signals.refuse.insert(10, libc::ENOMEM);
+        signals.unreadable.insert(11, libc::EMFILE);
+        let mut job = job();
+        let targets = [(10, 1), (11, 2), (12, 3)].map(|(pid, at)| target(pid, at, Spare::No));
+        assert_eq!(job.add(&mut signals, &targets), 1);
+        let standing = |job: &Job| job.members().iter().map(|m| m.standing).collect::<Vec<_>>();
+        let refused = [Standing::Refused(libc::ENOMEM), Standing::Refused(libc::EMFILE)];
+        assert_eq!(standing(&job)[..2], refused, "what is not known is not gone");
+        job.again(&mut signals, |at| panic!("{at} was reached"));
+        assert_eq!(standing(&job)[..2], refused);
+        signals.refuse.clear();
+        signals.unreadable.clear();
+        // Somebody else has that pid by now.
+        signals.starts.insert(11, 9);
+        job.died(Moment(1), 2);
+        assert!(job.main_is_dead());
+        let mut reached = Vec::new();
+        job.again(&mut signals, |at| reached.push(at));
+        assert_eq!(reached, [0]);
+        assert!(!job.main_is_dead());
+        assert_eq!(standing(&job), [Standing::Signalled, Standing::Gone, Standing::Dead]);
+        let pids: Vec<u32> = signals.sent.iter().map(|(pid, _)| *pid).collect();
+        assert_eq!(pids, [12, 10]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::parse::cgroup_path::is_hex_id;
 use crate::parse::engine_json::{self, About, JsonError};
 use crate::parse::proc_cgroup;
 use crate::roots::{Buffer, Roots};
+use crate::sys;
 
 /// Docker's file of a container is about 3 KiB (20.10), a runtime's `config.json` about 10 KiB.
 const FILE_MAX: u64 = 1 << 20;
@@ -67,6 +68,19 @@ impl Container {
             sandbox: false,
             complete: true,
             unknown: None,
+        }
+    }
+
+    /// Why its file could not be read, where it may be readable a little later.
+    pub fn unread(&self) -> Option<&Unknown> {
+        let unknown = self.unknown.as_deref()?;
+        match unknown {
+            Unknown::File { why: Missing::Failed(errno), .. }
+                if sys::may_pass(&(*errno).into()) =>
+            {
+                Some(unknown)
+            }
+            _ => None,
         }
     }
 }

@@ -88,6 +88,11 @@ pub struct Skipped {
 }
 
 impl Skipped {
+    /// Whether it may be had a little later: no watch was free, or a directory could not be read.
+    pub fn may_pass(&self) -> bool {
+        self.unwatched > 0 || self.unreadable > 0
+    }
+
     pub fn is_nothing(&self) -> bool {
         *self == Skipped::default()
     }

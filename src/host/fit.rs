@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::roots::Roots;
-use crate::sys::pidfd;
+use crate::sys::{self, pidfd};
 
 /// What keeps anybody from guarding here, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ impl fmt::Display for Unfit {
 pub fn to_guard(roots: &Roots) -> Result<(), Unfit> {
     match pidfd::open(std::process::id()) {
         Ok(_) => Ok(()),
+        // It has them, and gave none just now.
+        Err(error) if sys::may_pass(&error) => Ok(()),
         Err(error) => Err(Unfit {
             found: format!("Linux {}: no pidfd_open: {error}", kernel(roots)),
             remedy: "a kernel of 5.3 or later; without it a reused pid could be hit",

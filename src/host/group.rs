@@ -24,6 +24,7 @@ use crate::host::procs;
 use crate::ids::CgroupId;
 use crate::parse::{self, MemoryStat, ParseError};
 use crate::roots::{Buffer, Roots, why};
+use crate::sys;
 use crate::units::Bytes;
 
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
@@ -67,6 +68,11 @@ pub enum Error {
 impl Error {
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Gone { .. })
+    }
+
+    /// As [`sys::may_pass`].
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Error::Io { errno, .. } if sys::may_pass(&(*errno).into()))
     }
 }
 

@@ -165,9 +165,17 @@ pub fn read_ids(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Result<Ids, Err
 }
 
 /// When a process started, to compare with a [`ProcKey`] just before it is signalled. `None`: it
-/// is gone, or cannot be read, which must count as another process.
-pub fn start_of(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Option<u64> {
-    read_stat(roots, pid, buffer).ok().map(|line| line.start)
+/// is gone.
+///
+/// # Errors
+/// It cannot be read: it must count as another process, but not as gone.
+pub fn start_of(roots: &Roots, pid: u32, buffer: &mut Buffer) -> Result<Option<u64>, Errno> {
+    match read_stat(roots, pid, buffer) {
+        Ok(line) => Ok(Some(line.start)),
+        Err(error) if error.why() == Why::Gone => Ok(None),
+        Err(Error { cause: Cause::Read(errno), .. }) => Err(errno),
+        Err(_) => Err(Errno::EBADMSG),
+    }
 }
 
 /// Where a process is in the hierarchies, relative to their roots (to those of our own cgroup

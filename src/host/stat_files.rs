@@ -9,10 +9,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::procs::{self, Error, ScanCount};
-use crate::facts::Proc;
+use nix::errno::Errno;
+
+use crate::facts::{Proc, Why};
 use crate::ids::ProcKey;
 use crate::parse::{self, StatLine};
-use crate::roots::{Buffer, Roots};
+use crate::roots::{Buffer, Roots, why};
 
 /// In one container: more than that are a fork bomb's. In all: some 17 MiB of the kernel's memory.
 pub const FILES_MAX: usize = 2_048;
@@ -88,12 +90,23 @@ impl StatFiles {
 
     /// As [`procs::start_of`]; and `None` once the process of this very key is gone, also when its
     /// pid has gone to somebody who was born in the same tick.
-    pub fn start_of(&self, roots: &Roots, key: ProcKey, buffer: &mut Buffer) -> Option<u64> {
+    ///
+    /// # Errors
+    /// As [`procs::start_of`].
+    pub fn start_of(
+        &self,
+        roots: &Roots,
+        key: ProcKey,
+        buffer: &mut Buffer,
+    ) -> Result<Option<u64>, Errno> {
         let Ok(at) = self.files.binary_search_by_key(&key, |(key, _)| *key) else {
             return procs::start_of(roots, key.pid, buffer);
         };
-        let text = buffer.read_again(self.files[at].1.as_fd()).ok()?;
-        parse::stat(text).ok().map(|line| line.start)
+        match buffer.read_again(self.files[at].1.as_fd()) {
+            Ok(text) => Ok(parse::stat(text).ok().map(|line| line.start)),
+            Err(errno) if why(errno) == Why::Gone => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 }
 
@@ -141,9 +154,9 @@ mod tests {
         assert_eq!(files.scan(&nowhere_roots, &pids, &mut again, &mut buffer).gone, 0);
         assert_eq!(keys(&again), keys(&procs));
         let key = procs[0].key;
-        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), Some(key.start));
+        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), Ok(Some(key.start)));
         end(first);
-        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), None);
+        assert_eq!(files.start_of(&nowhere_roots, key, &mut buffer), Ok(None));
         let count = files.scan(&nowhere_roots, &pids, &mut again, &mut buffer);
         assert_eq!((count.gone, keys(&again)), (1, keys(&procs[1..])));
         assert_eq!(files.keep(&roots, &again, 9, &mut buffer).len(), 1, "the dead one's goes");

@@ -433,7 +433,7 @@ fn reads_memory_pss_and_ids_of_one_process() {
     assert_eq!(read_pss(&roots, 1310, buffer), Field::Known(Bytes::kib(20_512)));
     let ids = read_ids(&roots, 1310, buffer).unwrap();
     assert_eq!((ids.uid, ids.nspid, ids.ppid), (1000, 30, 1301));
-    assert_eq!(start_of(&roots, 1310, buffer), Some(9400));
+    assert_eq!(start_of(&roots, 1310, buffer), Ok(Some(9400)));
     assert_eq!(
         cgroup_of(&roots, 1310, buffer).unwrap().v2,
         Some(Path::new("/").join(a_in_slice()))
@@ -447,7 +447,7 @@ fn what_is_not_there_says_why() {
     assert_eq!(read_memory(&roots, 1320, buffer), Field::Unknown(Why::Absent), "a zombie");
     assert_eq!(read_memory(&roots, 4000, buffer), Field::Unknown(Why::Gone));
     assert_eq!(read_pss(&roots, 4000, buffer), Field::Unknown(Why::Gone));
-    assert_eq!(start_of(&roots, 1330, buffer), None);
+    assert_eq!(start_of(&roots, 1330, buffer), Err(nix::errno::Errno::EBADMSG));
     let error = read_stat(&roots, 1330, buffer).unwrap_err();
     assert_eq!(error.why(), Why::Malformed);
     assert_eq!(error.to_string(), "/proc/1330/stat: line 1: expected )");
@@ -515,7 +515,7 @@ fn agrees_with_procfs_about_our_own_memory() {
     let pss = read_pss(&roots, me, &mut buffer).known().unwrap();
     assert!(pss >= Bytes::mib(32) && ours.anon >= Bytes::mib(32), "{pss} {ours:?}");
     let (key, _) = cross::process(me).unwrap();
-    assert_eq!(start_of(&roots, me, &mut buffer), Some(key.start));
+    assert_eq!(start_of(&roots, me, &mut buffer), Ok(Some(key.start)));
     drop(ballast);
 }
 

@@ -161,6 +161,22 @@ pub struct Looked {
     pub critical: bool,
     /// `high` or `max` rose since the look before.
     pub rose: bool,
+    /// The figures could not be read: none of this is known.
+    pub unreadable: bool,
+}
+
+impl Looked {
+    pub const UNREADABLE: Looked = Looked {
+        passed: false,
+        below_warning: false,
+        mostly_cache: false,
+        below_last_call: false,
+        below_threshold: false,
+        level: Level::Low,
+        critical: false,
+        rose: false,
+        unreadable: true,
+    };
 }
 
 /// What ranking came to.
@@ -543,7 +559,30 @@ impl Machine {
         }
     }
 
+    /// What fired may never fire again, so the looks go on until one succeeds. Nothing else changes:
+    /// nobody is ended, or counts as recovered, on figures that nobody has.
+    fn on_unreadable(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Watching => self.state = Self::pressed(now),
+            State::Pressed { until, open, .. } if now < until => {
+                self.state = State::Pressed { until, next: now.plus(NEXT_LOOK), open };
+            }
+            State::Pressed { open: true, .. } => self.lift(now, out),
+            State::Deciding { .. } => self.look_again(now, now.plus(WINDOW)),
+            State::Pressed { .. } | State::Silenced { .. } => self.silence(now, out),
+            State::Cooling { until } if now >= until => self.silence(now, out),
+            State::Lifted { .. } => {
+                self.state = State::Lifted { next: now.plus(self.lifted) };
+                self.lifted = (self.lifted * 2).min(LIFTED_LONGEST);
+            }
+            State::Cooling { .. } | State::Killing { .. } | State::Muted { .. } => {}
+        }
+    }
+
     fn on_looked(&mut self, now: Moment, looked: Looked, out: &mut Vec<Effect>) {
+        if looked.unreadable {
+            return self.on_unreadable(now, out);
+        }
         match self.state {
             State::Watching | State::Cooling { .. } if looked.passed => self.open(out),
             State::Watching => {

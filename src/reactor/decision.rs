@@ -114,7 +114,7 @@ impl Reactor {
             Err(error) => {
                 self.count_trouble(Trouble::FiguresUnreadable);
                 warn!("{error}: this look is skipped");
-                return Some(Looked::default());
+                return Some(Looked::UNREADABLE);
             }
         };
         let scale = self.scale(id, &figures)?;
@@ -147,6 +147,7 @@ impl Reactor {
             critical: figures.usage.plus(total.times(CRITICAL)) >= total,
             level: level(&figures, &gate, &watch.steps, &watch.settings),
             rose,
+            unreadable: false,
         };
         self.scratch.figures = Some(figures);
         self.scratch.gate = Some((gate, scale));

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::log::{debug, info, warn};
 use mio::Interest;
@@ -21,12 +22,13 @@ use crate::config::{Config, ContainerFacts, Protection, Settings};
 use crate::facts::{Events, Limit, Mode};
 use crate::host::container::{self, Container, Sources};
 use crate::host::discover::{self, Action, Found, Scan};
-use crate::host::group::{Group, Version};
+use crate::host::group::{self, Group, Version};
 use crate::host::watches::{CONTAINERS_MAX, Quota, Watches};
 use crate::ids::WatchId;
 use crate::policy::episode::{Input, Step, Traits, Wake};
 use crate::report::ContainerCounts;
 use crate::roots::Roots;
+use crate::sys;
 use crate::units::{Bytes, Moment};
 
 /// A file of a watched group whose change concerns us.
@@ -38,10 +40,17 @@ enum File {
 
 /// When an engine is asked again for what it had not written yet: dockerd writes its file before
 /// it starts the container, Podman and containerd within some ten milliseconds after.
-const DESCRIBED_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+const DESCRIBED_AGAIN: Duration = Duration::from_millis(500);
 
 /// … and how often, each time after twice as long: 15 s in all.
 const ASKED_MOST: u8 = 4;
+/// What cannot be read is asked for again and again, at last each four minutes.
+const ASKED_LONGEST: u8 = 9;
+
+/// When it is tried again what could not be armed or read for a reason that may pass: after twice
+/// as long each time, and never if nothing is missing.
+const MEND_FIRST: Duration = Duration::from_secs(1);
+const MEND_LONGEST: Duration = Duration::from_secs(300);
 
 /// Descriptors that no further container gets: without one no process can be read or ended. Nine
 /// complete a container, sixteen clients may be there, each thread opens a few, and the rest is for
@@ -74,6 +83,9 @@ pub(super) struct Discovery {
     told_descriptors: bool,
     /// When the descriptions that were incomplete are tried again.
     again: Option<Moment>,
+    /// When what could not be armed is tried again, and how long it is waited for the next time.
+    mend: Option<Moment>,
+    mend_pause: Duration,
 }
 
 impl Discovery {
@@ -89,11 +101,13 @@ impl Discovery {
             told_skipped: false,
             told_descriptors: false,
             again: None,
+            mend: None,
+            mend_pause: MEND_FIRST,
         }
     }
 
     pub fn deadline(&self) -> Option<Moment> {
-        self.again
+        [self.again, self.mend].into_iter().flatten().min()
     }
 
     fn ask_again(&mut self, at: Moment) {
@@ -173,6 +187,9 @@ impl Reactor {
     fn take(&mut self, scan: Scan) {
         if !scan.skipped.is_nothing() {
             self.count_trouble(Trouble::WalkIncomplete);
+            if scan.skipped.may_pass() {
+                self.mend_later(None);
+            }
             // A tenant can make this happen at will: told once, counted afterwards.
             if !std::mem::replace(&mut self.discovery.told_skipped, true) {
                 warn!("{}: containers there are not guarded, skipped", scan.skipped);
@@ -276,16 +293,18 @@ impl Reactor {
             .map(|w| w.id)
             .collect();
         // After an overflow the event may be of an earlier group of the same name.
-        let gone: Vec<WatchId> = gone
-            .into_iter()
-            .filter(|id| {
-                let watch = self.watches[id.slot as usize].as_ref();
-                watch.is_some_and(|watch| watch.group.usage(&mut self.buffer).is_err())
-            })
-            .collect();
+        let gone: Vec<WatchId> = gone.into_iter().filter(|id| self.is_gone(*id)).collect();
         for id in gone {
             self.remove(id, "it is gone");
         }
+    }
+
+    /// Whether the group of this watch is no more. What cannot be read now may well be there.
+    fn is_gone(&mut self, id: WatchId) -> bool {
+        let watch = watch::of(id, &self.watches);
+        watch.is_none_or(|watch| {
+            watch.group.usage(&mut self.buffer).is_err_and(|error| error.is_gone())
+        })
     }
 
     fn add(&mut self, found: Found) {
@@ -339,6 +358,9 @@ impl Reactor {
             Err(error) => {
                 self.count_trouble(Trouble::NotGuarded);
                 warn!("{error}: not guarded, skipped");
+                if error.may_pass() {
+                    self.mend_later(None);
+                }
                 return;
             }
         };
@@ -350,6 +372,7 @@ impl Reactor {
         }
         if !leaves_free(group.events_fd(), DESCRIPTORS_FREE, self.descriptors_max) {
             self.count_trouble(Trouble::NotGuarded);
+            self.mend_later(None);
             if !std::mem::replace(&mut self.discovery.told_descriptors, true) {
                 warn!(
                     "{}: descriptors run out (LimitNOFILE), not guarded, skipped",
@@ -414,6 +437,7 @@ impl Reactor {
                 overwritten: 0,
                 overwritten_since: Moment(0),
             },
+            lame: false,
             counts: ContainerCounts::default(),
             inotify: [None; 2],
         };
@@ -455,15 +479,25 @@ impl Reactor {
             Version::V2 => &[("memory.high", File::High), ("memory.max", File::Max)],
             Version::V1 => &[("memory.limit_in_bytes", File::Max)],
         };
-        let mut placed = [None; 2];
+        let mut placed = watch.inotify;
+        let mut failed = false;
         for ((name, file), place) in names.iter().zip(&mut placed) {
+            if place.is_some() {
+                continue;
+            }
             match self.inotify.add_watch(&dir.join(name), AddWatchFlags::IN_MODIFY) {
                 Ok(wd) => {
                     self.discovery.files.insert(wd, (id, *file));
                     *place = Some(wd);
                 }
-                Err(error) => debug!("{}/{name}: {error}: its changes go unnoticed", dir.display()),
+                Err(error) => {
+                    debug!("{}/{name}: {error}: its changes go unnoticed", dir.display());
+                    failed |= sys::may_pass(&error.into());
+                }
             }
+        }
+        if failed {
+            self.mend_later(Some(id));
         }
         let Some(watch) = watch::of_mut(id, &mut self.watches) else { return };
         watch.inotify = placed;
@@ -481,6 +515,9 @@ impl Reactor {
             Err(error) => {
                 if !error.is_gone() {
                     warn!("{error}: not guarded, skipped");
+                }
+                if error.may_pass() {
+                    self.mend_later(None);
                 }
                 self.remove(id, "it could not be read");
                 return;
@@ -524,11 +561,7 @@ impl Reactor {
 
     /// The trigger reports an error: the group is gone, or somebody switched its PSI off.
     pub(super) fn on_psi_gone(&mut self, id: WatchId) {
-        let Some(slot) = self.watch(id).map(|watch| watch.id.slot as usize) else { return };
-        let there = self.watches[slot]
-            .as_ref()
-            .is_some_and(|watch| watch.group.usage(&mut self.buffer).is_ok());
-        if !there {
+        if self.is_gone(id) {
             self.remove(id, "it is gone");
             return;
         }
@@ -545,13 +578,17 @@ impl Reactor {
         if watch.psi.is_some() {
             return;
         }
-        if let Err(error) = watch.arm_psi() {
-            watch.mode_reason = format!("no PSI trigger: {error}").into();
-            return;
+        let mut armed = watch.arm_psi();
+        if let Some(fd) = watch.psi.as_ref().map(|armed| armed.fd.as_raw_fd()) {
+            armed = self.register(fd, For::Psi(id), Interest::PRIORITY);
         }
-        let Some(fd) = watch.psi.as_ref().map(|armed| armed.fd.as_raw_fd()) else { return };
-        if let Err(error) = self.register(fd, For::Psi(id), Interest::PRIORITY) {
-            warn!("the PSI trigger could not be registered: {error}");
+        let Err(error) = armed else { return };
+        self.drop_psi(id);
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.mode_reason = format!("no PSI trigger: {error}").into();
+        if sys::may_pass(&error) {
+            warn!("{:?}: no PSI trigger: {error}", watch.name());
+            self.mend_later(Some(id));
         }
     }
 
@@ -562,9 +599,12 @@ impl Reactor {
             return;
         }
         let fd = watch.group.events_fd().as_raw_fd();
-        let ok = self.register(fd, For::Events(id), Interest::PRIORITY);
-        if let Some(watch) = self.watch_mut(id) {
-            watch.listening = ok.is_ok();
+        let listens = self.register(fd, For::Events(id), Interest::PRIORITY);
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.listening = listens.is_ok();
+        if let Err(error) = listens {
+            warn!("{:?}: memory.events is not listened to: {error}", watch.name());
+            self.mend_later(Some(id));
         }
     }
 
@@ -610,9 +650,7 @@ impl Reactor {
         self.thaw_of(id);
         let slot = id.slot as usize;
         // Still there (a rule, a rescan, a limit of its own lost): nothing of ours is left behind.
-        let there = self.watches[slot].as_ref().is_some_and(|watch| {
-            watch.high.ours.is_some() && watch.group.high(&mut self.buffer).is_ok()
-        });
+        let there = !self.is_gone(id);
         if there {
             self.put_back(id);
         }
@@ -637,12 +675,53 @@ impl Reactor {
         if watch.kind == Kind::Container {
             self.forget_orders_of(&watch.found.id);
         }
+        // What could not be put back, or thawed, stays noted.
         let inode = watch.group.id().0;
-        if self.state.changed.iter().any(|c| c.inode == inode) {
+        let noted = self.state.changed.iter().find(|c| c.inode == inode);
+        if noted.is_some_and(|noted| !there || (!noted.frozen && watch.high.ours.is_none())) {
             self.state.forget(inode);
             self.save_state();
         }
         self.regroup();
+    }
+
+    /// Something of this watch, or a whole container, could not be had for a reason that may pass.
+    pub(super) fn mend_later(&mut self, id: Option<WatchId>) {
+        if let Some(watch) = id.and_then(|id| self.watch_mut(id)) {
+            watch.lame = true;
+        }
+        let now = self.now();
+        let Discovery { mend, mend_pause, .. } = &mut self.discovery;
+        if mend.is_none() {
+            *mend = Some(now.plus(*mend_pause));
+            *mend_pause = (*mend_pause * 2).min(MEND_LONGEST);
+        }
+    }
+
+    fn run_mending(&mut self, now: Moment) {
+        if self.discovery.mend.is_none_or(|at| at > now) {
+            return;
+        }
+        self.discovery.mend = None;
+        let lame = self.watches.iter_mut().flatten().filter(|watch| watch.lame);
+        let lame: Vec<WatchId> = lame
+            .map(|watch| {
+                watch.lame = false;
+                watch.id
+            })
+            .collect();
+        for id in lame {
+            self.watch_files(id);
+            self.relimit(id);
+            if self.watch(id).is_some_and(|watch| !watch.lame) {
+                self.tell_armed(id);
+            }
+        }
+        self.rescan();
+        if self.discovery.mend.is_none() {
+            self.discovery.mend_pause = MEND_FIRST;
+            info!("whatever could not be read or armed before was tried again");
+        }
     }
 
     /// Which containers make up each slice, and which of them make up the host's domain.
@@ -708,8 +787,9 @@ impl Reactor {
         self.remove(id, "no container is left in it");
     }
 
-    /// Descriptions that were not complete when the container appeared.
+    /// Descriptions that were not complete when the container appeared, and what could not be armed.
     pub(super) fn run_discovery(&mut self, now: Moment) {
+        self.run_mending(now);
         if self.discovery.again.is_none_or(|at| at > now) {
             return;
         }
@@ -764,8 +844,16 @@ impl Reactor {
             self.add_watch(Kind::Container, found, container);
             self.regroup();
             self.look_at_fresh();
-        } else if container.complete || list[at].asked >= ASKED_MOST {
+            return;
+        }
+        if let Some(why) = container.unread().filter(|_| list[at].asked == 1) {
+            warn!("{:?}: {why}: ignored by what else is known of it", container.name);
+        }
+        if container.complete || list[at].asked >= ASKED_MOST {
             list.swap_remove(at);
+            if container.unread().is_some() {
+                self.mend_later(None);
+            }
         } else {
             list[at].ask_at = now.plus(DESCRIBED_AGAIN * 2u32.pow(u32::from(list[at].asked)));
             let ask_at = list[at].ask_at;
@@ -784,14 +872,14 @@ impl Reactor {
         let Some(watch) = self.watch_mut(id) else { return };
         watch.container = container;
         watch.protection = protection;
-        watch.high.asked += 1;
+        watch.high.asked = watch.high.asked.saturating_add(1);
         let last = watch.high.asked >= ASKED_MOST;
-        // What the engine does not say by then it will not say.
-        watch.container.complete |= last;
+        // What the engine does not say by then it will not say, unless nobody could read it.
+        watch.container.complete |= last && watch.container.unread().is_none();
         let starts = !watch.high.started && (watch.container.pid1.is_some() || last);
         watch.high.started |= starts;
         if !watch.high.started || !watch.container.complete {
-            let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked));
+            let pause = DESCRIBED_AGAIN * 2u32.pow(u32::from(watch.high.asked.min(ASKED_LONGEST)));
             let at = now.plus(pause);
             watch.high.ask_at = at;
             self.discovery.ask_again(at);
@@ -873,7 +961,15 @@ impl Reactor {
                 self.drive(Some(id), Input::Wake(Wake::Armed));
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),
-            Err(error) => warn!("{error}, skipped"),
+            Err(error) => self.unreadable(id, &error),
+        }
+    }
+
+    /// What stands in its files now is not known: the steps stay where they are.
+    fn unreadable(&mut self, id: WatchId, error: &group::Error) {
+        warn!("{error}, skipped");
+        if error.may_pass() {
+            self.mend_later(Some(id));
         }
     }
 
@@ -894,7 +990,7 @@ impl Reactor {
                 }
             }
             Err(error) if error.is_gone() => self.remove(id, "it is gone"),
-            Err(error) => warn!("{error}, skipped"),
+            Err(error) => self.unreadable(id, &error),
         }
     }
 

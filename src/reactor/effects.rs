@@ -177,8 +177,11 @@ impl Reactor {
             .zip(episode.timings.event_to_decision_us)
             .map(|(signal, decision)| signal.saturating_sub(decision));
         episode.draft = draft;
-        self.remember_ended(who);
-        self.tell_ended(who);
+        // Whom nobody could signal lives, and is the first to be tried again.
+        if !self.endings.get(serial)?.job.was_refused() {
+            self.remember_ended(who);
+            self.tell_ended(who);
+        }
         // Everybody was gone already, or refused: nobody's exit will come.
         let job = &self.endings.get(serial)?.job;
         match (job.main_is_dead(), job.was_refused()) {

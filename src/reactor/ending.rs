@@ -2,7 +2,9 @@
 //! kernel refused. Picks nobody; the tree was decided on before.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use ::log::warn;
 use mio::Interest;
@@ -29,6 +31,8 @@ const CLEAN: u32 = 2;
 /// Processes whose memory is taken apart by the helper: the largest ones hold what counts.
 const RELEASED: usize = 8;
 const RELEASE_MIN: Bytes = Bytes::mib(16);
+/// Who could not be thawed is tried again after this.
+const THAW_AGAIN: Duration = Duration::from_millis(100);
 /// Descriptors that a tree's pidfds leave free: start times are read through one, before anybody
 /// is signalled, and the threads want some meanwhile.
 const TO_READ: usize = 16;
@@ -57,6 +61,8 @@ pub(super) struct Endings {
     serial: u32,
     /// Serial numbers of one turn, with their room.
     turn: Vec<u32>,
+    /// When those are thawed who could not be.
+    thaw_at: Option<Moment>,
 }
 
 impl Ending {
@@ -73,6 +79,7 @@ impl Endings {
             spare: Vec::new(),
             serial: 0,
             turn: Vec::with_capacity(4),
+            thaw_at: None,
         };
         let first = endings.make();
         endings.spare.push(first);
@@ -129,6 +136,7 @@ impl Endings {
                     .flatten();
                 [unread, trackers].into_iter().flatten().min()
             })
+            .chain(self.thaw_at)
             .min()
     }
 }
@@ -158,11 +166,12 @@ impl Signals for Kernel<'_> {
         }
     }
 
-    fn start_of(&mut self, key: ProcKey) -> Option<u64> {
-        match self.stat_files {
+    fn start_of(&mut self, key: ProcKey) -> io::Result<Option<u64>> {
+        let start = match self.stat_files {
             Some(files) => files.start_of(self.roots, key, self.buffer),
             None => procs::start_of(self.roots, key.pid, self.buffer),
-        }
+        };
+        start.map_err(io::Error::from)
     }
 
     fn send(&mut self, pidfd: BorrowedFd<'_>, _: u32, signal: i32) -> io::Result<()> {
@@ -208,6 +217,7 @@ impl Reactor {
         let stat_files = domain.and_then(|domain| domain.stat_files.as_deref());
         let mut kernel = Kernel { stat_files, ..Kernel::of(roots, buffer, *descriptors_max) };
         ending.job.add(&mut kernel, &scratch.targets);
+        ending.job.again(&mut kernel, |_| {});
         // From here on the signals are out; what follows may take its time.
         let signalled = self.now();
         if let Some(crate::policy::decide::Verdict::Kill(kill)) = &self.scratch.verdict
@@ -220,7 +230,7 @@ impl Reactor {
         }
         let serial = ending.serial;
         self.endings.open.push(ending);
-        self.follow_victims(serial, 0);
+        self.follow_victims(serial, 0..usize::MAX);
         self.release(serial);
         self.ask_about_unread(serial);
         Some((serial, signalled))
@@ -234,11 +244,11 @@ impl Reactor {
         }
     }
 
-    /// Waits for the exits of everybody from `first` on.
-    fn follow_victims(&mut self, serial: u32, first: usize) {
+    /// Waits for the exits of these.
+    fn follow_victims(&mut self, serial: u32, members: Range<usize>) {
         let Reactor { endings, poll, .. } = self;
         let Some(ending) = endings.get_mut(serial) else { return };
-        for at in first..ending.job.members().len() {
+        for at in members.start..members.end.min(ending.job.members().len()) {
             let Some(fd) = ending.job.members()[at].pidfd().map(|fd| fd.as_raw_fd()) else {
                 continue;
             };
@@ -406,11 +416,15 @@ impl Reactor {
         });
         ending.job.sweeps += 1;
         let first = ending.job.members().len();
-        ending.job.add(&mut Kernel::of(roots, buffer, *descriptors_max), &scratch.targets);
-        let found = scratch.targets.len();
-        if found > 0 {
-            self.follow_victims(serial, first);
+        let mut kernel = Kernel::of(roots, buffer, *descriptors_max);
+        ending.job.add(&mut kernel, &scratch.targets);
+        let mut again = Vec::new();
+        ending.job.again(&mut kernel, |at| again.push(at));
+        let found = scratch.targets.len() + again.len();
+        for at in again.into_iter().take_while(|at| *at < first) {
+            self.follow_victims(serial, at..at + 1);
         }
+        self.follow_victims(serial, first..usize::MAX);
         found
     }
 
@@ -420,9 +434,9 @@ impl Reactor {
         let id = watch.id;
         let inode = watch.group.id().0;
         let Some(dir) = watch.group.unified_dir() else { return };
-        // Who is paused by its user is not ours to thaw.
+        // Who is paused by its user is not ours to thaw, nor is who may be.
         let mut buffer = Buffer::new();
-        if buffer.read_record(dir, c"cgroup.freeze").is_ok_and(|text| text.starts_with(b"1")) {
+        if !buffer.read_record(dir, c"cgroup.freeze").is_ok_and(|text| text.starts_with(b"0")) {
             return;
         }
         let Ok(dir) = dir.try_clone_to_owned() else { return };
@@ -474,8 +488,11 @@ impl Reactor {
         let Some(watch) = self.watch(id) else { return };
         let inode = watch.group.id().0;
         if let Err(error) = watch.group.write("cgroup.freeze", b"0") {
-            // The note stays: it is thawed at the stop, or at the next start.
+            // The note stays, for another try, and after a crash for the next start.
             warn!("{:?}: not thawed: {error}", watch.name());
+            if !tripwire::is_gone(&error) {
+                self.endings.thaw_at = Some(self.now().plus(THAW_AGAIN));
+            }
             return;
         }
         let owned = watch.high.ours.is_some();
@@ -486,9 +503,34 @@ impl Reactor {
         self.save_state();
     }
 
+    /// Once more, whoever should have been thawed by now.
+    fn thaw_again(&mut self, now: Moment) {
+        if self.endings.thaw_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.endings.thaw_at = None;
+        let frozen: Vec<u64> =
+            self.state.changed.iter().filter(|c| c.frozen).map(|c| c.inode).collect();
+        for inode in frozen {
+            let watch = self.watches.iter().flatten().find(|watch| watch.group.id().0 == inode);
+            match watch.map(|watch| watch.id) {
+                Some(id) if self.endings.open.iter().any(|ending| ending.frozen == Some(id)) => {}
+                Some(id) => self.thaw(id),
+                // Let go of meanwhile.
+                None => {
+                    self.thaw_left_over();
+                    if self.state.changed.iter().any(|c| c.frozen && c.inode == inode) {
+                        self.endings.thaw_at = Some(now.plus(THAW_AGAIN));
+                    }
+                }
+            }
+        }
+    }
+
     /// Those whose time is over, exits that nobody told of, and jobs in which nobody is left.
     pub(super) fn expire_endings(&mut self) {
         let now = self.now();
+        self.thaw_again(now);
         let Reactor { endings, roots, buffer, descriptors_max, .. } = self;
         // Taken: what follows a death may end a job, and begin another.
         let mut turn = std::mem::take(&mut endings.turn);
@@ -535,7 +577,6 @@ mod tests {
     use std::cell::RefCell;
     use std::fs;
     use std::process::{Child, Command, Stdio};
-    use std::time::Duration;
 
     use crate::act::kill::Target;
     use crate::facts::Proc;
@@ -607,7 +648,7 @@ mod tests {
             self.kernel.open(pid)
         }
 
-        fn start_of(&mut self, key: ProcKey) -> Option<u64> {
+        fn start_of(&mut self, key: ProcKey) -> io::Result<Option<u64>> {
             self.at(When::Reading);
             self.kernel.start_of(key)
         }

@@ -39,18 +39,13 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub fn new(config: &Config) -> Host {
+    pub fn new(config: &Config, memory: HostMemory) -> Host {
         let settings = host_settings(config);
         let traits = traits(config, &settings, false);
         Host {
             domain: Domain::new(traits, Step::Threshold),
             settings,
-            memory: HostMemory {
-                total: Bytes::ZERO,
-                available: Bytes::ZERO,
-                swap_total: Bytes::ZERO,
-                swap_free: Bytes::ZERO,
-            },
+            memory,
             members: Vec::new(),
             stepping: Vec::new(),
             psi: None,
@@ -85,7 +80,6 @@ fn traits(config: &Config, settings: &Settings, psi: bool) -> Traits {
 impl Reactor {
     /// Arms `/proc/pressure/memory` for what grows outside the containers.
     pub(super) fn arm_host(&mut self) {
-        self.read_host();
         let path = self.roots.path("/proc/pressure/memory");
         let open = || {
             let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -263,7 +257,7 @@ impl Reactor {
     pub(super) fn look_at_host(&mut self) -> Looked {
         let now = self.now();
         if self.read_host().is_none() {
-            return Looked::default();
+            return Looked::UNREADABLE;
         }
         let memory = self.host.memory;
         let gate = decide::host_gate(&memory, &self.host.settings);
@@ -290,6 +284,7 @@ impl Reactor {
             below_threshold: gate.measure().is_some_and(|m| m.counted <= m.relief),
             critical: memory.available <= memory.total.times(CRITICAL),
             rose: false,
+            unreadable: false,
         }
     }
 

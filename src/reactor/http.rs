@@ -503,7 +503,7 @@ impl Reactor {
 
     /// When a container's first process started, as the records write times.
     fn since(&mut self, init: Option<u32>) -> Option<String> {
-        let start = procs::start_of(&self.roots, init?, &mut self.buffer)?;
+        let start = procs::start_of(&self.roots, init?, &mut self.buffer).ok()??;
         let at = SystemTime::now().checked_sub(jupyter::age(start))?;
         Some(humantime::format_rfc3339_millis(at).to_string())
     }

@@ -375,7 +375,7 @@ fn say(roots: &Roots, key: ProcKey, text: String, keep_cell: bool) -> (Told, Opt
     let found = || {
         let process = pidfd::open(key.pid).map_err(|_| Skip::Gone)?;
         // Whoever has this start time now that we hold it is whom we hold.
-        if procs::start_of(roots, key.pid, &mut Buffer::new()) != Some(key.start) {
+        if procs::start_of(roots, key.pid, &mut Buffer::new()) != Ok(Some(key.start)) {
             return Err(Skip::Gone);
         }
         let stderr = Stderr::of(roots, process.as_fd(), key.pid)?;

@@ -54,6 +54,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::act::state::StateFile;
 use crate::config::{self, Config, Settings};
 use crate::host::fit;
+use crate::host::memory;
 use crate::host::mode::{self, Hierarchies};
 use crate::host::stat_files::FILES_OF_ALL_MAX;
 use crate::ids::WatchId;
@@ -258,6 +259,11 @@ impl Reactor {
         let orders_path = state_dir.join(crate::act::orders::FILE);
         let orders = orders::kept(&orders_path, &boot);
         let mut buffer = Buffer::new();
+        // No limit is higher than this. Taken for nothing, every container would be short of it.
+        let memory = memory::memory(&roots, &mut buffer).map_err(|error| match error {
+            memory::Error::Read(errno) => failed("/proc/meminfo")(errno.into()),
+            memory::Error::Parse(_) => failed("/proc")(io::Error::other(error)),
+        })?;
         let guard = decision::own_line(&roots, &mut buffer);
         let poll = Poll::new().map_err(failed("epoll"))?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
@@ -272,7 +278,7 @@ impl Reactor {
         Ok(Reactor {
             options: options.clone(),
             discovery: discovery::Discovery::new(&roots, &config),
-            host: Host::new(&config),
+            host: Host::new(&config, memory),
             endings: Endings::new(),
             recent: record::Recent::default(),
             counters: counters::zero(),

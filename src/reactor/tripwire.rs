@@ -21,6 +21,7 @@ use crate::facts::{Figures, Limit, Mode};
 use crate::host::group::Version;
 use crate::ids::WatchId;
 use crate::policy::episode::{Input, Step, Traits};
+use crate::sys;
 
 impl Reactor {
     /// Which steps and which mode a watch has, by its limit, its settings and whoever else has
@@ -136,7 +137,7 @@ impl Reactor {
             (Ok(Limit::Max), Limit::At(_)) => true,
             _ => false,
         };
-        watch.high.ours = Some(value);
+        let before = watch.high.ours.replace(value);
         let blocks = lowers
             && watch.group.usage(&mut self.buffer).is_ok_and(|usage| Limit::At(usage) > value);
         let lower = || watch.group.memory_dir().try_clone_to_owned().ok();
@@ -144,7 +145,13 @@ impl Reactor {
         if !(blocks && dir.is_some())
             && let Err(error) = tripwire::write_high(watch.group.memory_dir(), value)
         {
+            watch.high.ours = before;
             if tripwire::is_gone(&error) {
+                return;
+            }
+            if sys::may_pass(&error) {
+                warn!("{:?}: memory.high cannot be written now: {error}", watch.name());
+                self.mend_later(Some(id));
                 return;
             }
             self.lose_tripwire(id, &format!("memory.high cannot be written: {error}"));
@@ -306,6 +313,10 @@ impl Reactor {
         let original = watch.high.original;
         self.set_high(id, original);
         let Some(watch) = self.watch_mut(id) else { return };
+        if watch.high.ours.is_some_and(|ours| ours != original) {
+            // It could not be written: the note stays.
+            return;
+        }
         watch.high.ours = None;
         let inode = watch.group.id().0;
         self.state.forget(inode);
@@ -324,7 +335,13 @@ impl Reactor {
             }
             match tripwire::write_high(watch.group.memory_dir(), watch.high.original) {
                 Ok(()) => restored += 1,
-                Err(error) => warn!("{:?}: memory.high: {error}, skipped", watch.name()),
+                Err(error) => {
+                    warn!("{:?}: memory.high: {error}, skipped", watch.name());
+                    // The note stays, for the next start and `nbguard restore`.
+                    if !tripwire::is_gone(&error) {
+                        continue;
+                    }
+                }
             }
             match watch.high.unit.clone() {
                 Some(unit) => units.push((watch.group.id().0, unit, watch.high.original)),
@@ -370,16 +387,27 @@ impl Reactor {
         let left: Vec<Changed> = left.cloned().collect();
         let mut units = Vec::new();
         for changed in left {
-            let Ok(dir) = changed.open() else {
-                self.state.forget(changed.inode);
-                continue;
+            let dir = match changed.open() {
+                Ok(dir) => dir,
+                Err(error) if tripwire::is_gone(&error) => {
+                    self.state.forget(changed.inode);
+                    continue;
+                }
+                Err(error) => {
+                    warn!("{}: {error}: not put back", changed.dir.display());
+                    continue;
+                }
             };
             let value = parse_limit(&changed.original);
             match tripwire::write_high(dir.as_fd(), value) {
                 Ok(()) => info!("{}: memory.high is {value} again", changed.dir.display()),
                 // v1 has none: it was noted for having been frozen.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => warn!("{}: memory.high: {error}", changed.dir.display()),
+                Err(error) if tripwire::is_gone(&error) => {}
+                Err(error) => {
+                    warn!("{}: memory.high: {error}", changed.dir.display());
+                    continue;
+                }
             }
             match changed.unit {
                 Some(unit) => units.push((changed.inode, unit, value)),
@@ -437,19 +465,22 @@ impl Reactor {
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(error) = failure {
-            watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::None };
-            watch.mode_reason = format!("cgroup.event_control: {error}").into();
-        }
         for fd in &old {
             self.deregister(fd.as_raw_fd());
         }
         self.close(old);
         for fd in &armed {
-            if let Err(error) =
-                self.register(fd.as_raw_fd(), super::token::For::V1(id), Interest::READABLE)
-            {
-                warn!("a v1 threshold could not be registered: {error}");
+            let registered =
+                self.register(fd.as_raw_fd(), super::token::For::V1(id), Interest::READABLE);
+            failure = registered.err().or(failure);
+        }
+        if let Some(error) = failure {
+            let Some(watch) = self.watch_mut(id) else { return };
+            watch.mode = if watch.psi.is_some() { Mode::Psi } else { Mode::None };
+            watch.mode_reason = format!("cgroup.event_control: {error}").into();
+            warn!("{:?}: a threshold could not be armed: {error}", watch.name());
+            if sys::may_pass(&error) {
+                self.mend_later(Some(id));
             }
         }
         if let Some(watch) = self.watch_mut(id) {

@@ -239,6 +239,8 @@ pub struct Watch {
     pub psi: Option<Armed>,
     pub v1_events: Vec<OwnedFd>,
     pub high: High,
+    /// Something could not be read or armed, for a reason that may pass.
+    pub lame: bool,
     pub counts: ContainerCounts,
     /// Its directory, as the inotify watches know it.
     pub inotify: [Option<nix::sys::inotify::WatchDescriptor>; 2],

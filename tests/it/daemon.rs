@@ -213,30 +213,38 @@ impl Daemon {
 
     /// Waits for a word to systemd: a line of one of its datagrams.
     pub fn hear(&mut self, word: &str) {
+        self.hears(word, PATIENCE).unwrap();
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// It has ended, or did not say it in time.
+    pub fn hears(&mut self, word: &str, patience: Duration) -> Result<(), String> {
         let mut words = [0; 512];
         let glance = Duration::from_millis(200);
         self.ear.set_read_timeout(Some(glance)).unwrap();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         loop {
             match self.ear.recv(&mut words) {
                 Ok(len)
                     if words[..len].split(|b| *b == b'\n').any(|one| one == word.as_bytes()) =>
                 {
-                    return;
+                    return Ok(());
                 }
                 Ok(_) => {}
                 // A child of another test has ended: with a time of its own `recv` is not resumed.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let ended = self.child.try_wait().unwrap();
-                    assert!(
-                        ended.is_none(),
-                        "the daemon ended instead of saying {word}: {ended:?}"
-                    );
+                    if let Some(ended) = self.child.try_wait().unwrap() {
+                        return Err(format!("the daemon ended instead of saying {word}: {ended}"));
+                    }
                 }
                 Err(e) => panic!("{e}"),
             }
-            assert!(Instant::now() < until, "the daemon never said {word}");
+            if Instant::now() >= until {
+                return Err(format!("the daemon never said {word}"));
+            }
         }
     }
 
@@ -247,9 +255,15 @@ impl Daemon {
 
     /// Waits for its end.
     pub fn end(&mut self) -> ExitStatus {
+        self.end_within(PATIENCE).expect("the daemon did not end")
+    }
+
+    pub fn end_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            return Some(status);
+        }
         let fd = pidfd::open(self.pid()).unwrap();
-        assert!(wait_readable(&fd, PATIENCE), "the daemon did not end");
-        self.child.wait().unwrap()
+        wait_readable(&fd, patience).then(|| self.child.wait().unwrap())
     }
 
     pub fn stop(mut self) -> ExitStatus {

@@ -17,7 +17,7 @@ use nbguard::units::Bytes;
 
 use crate::binary;
 use crate::daemon::{Daemon, House, ground, is_kill, start, victim};
-use crate::ground::{Container, alone, eventually};
+use crate::ground::{Container, Ground, alone, eventually};
 use crate::notebooks::{Server, Stranger, joining};
 use crate::skip;
 
@@ -68,10 +68,18 @@ const STEPS: [Step; 6] =
 
 const PATIENT: &str = "signals = [\"TERM\", \"KILL\"]\ngrace = \"8s\"";
 
-/// Brings an episode to this step, does something to the daemon, which gives one that runs, and
-/// checks that the largest ends, or has ended, and nobody else.
-fn at_step(step: Step, done: impl FnOnce(&House, Daemon) -> Daemon) {
-    let Some(ground) = ground() else { return };
+/// An episode that has come to a step.
+struct Scene {
+    house: House,
+    container: Container,
+    server: Server,
+    daemon: Daemon,
+    ground: Ground,
+}
+
+/// Brings an episode to this step.
+fn reach(step: Step) -> Option<Scene> {
+    let ground = ground()?;
     let house = House::new(&ground, "step");
     let container = house.container(&ground, LIMIT);
     let server = match step {
@@ -110,6 +118,15 @@ fn at_step(step: Step, done: impl FnOnce(&House, Daemon) -> Daemon) {
         }
     }
     house.configure("");
+    Some(Scene { house, container, server, daemon, ground })
+}
+
+/// Brings an episode to this step, does something to the daemon, which gives one that runs, and
+/// checks that the largest ends, or has ended, and nobody else.
+fn at_step(step: Step, done: impl FnOnce(&House, Daemon) -> Daemon) {
+    let Some(scene) = reach(step) else { return };
+    let Scene { house, container, server, daemon, ground: _ground } = scene;
+    let [small, large] = &server.notebooks[..] else { unreachable!() };
     let mut daemon = done(&house, daemon);
     assert!(!is_frozen(&container), "{step:?}");
     // A daemon that was stopped has the old configuration still.
@@ -151,6 +168,130 @@ fn a_guard_that_is_stopped_at_any_step_goes_on_where_it_was() {
             daemon.signal(libc::SIGCONT);
             daemon
         });
+    }
+}
+
+/// What the engine writes when somebody renames the container: the group stays as it is.
+#[test]
+fn a_container_that_is_renamed_at_any_step_is_guarded_as_before() {
+    let _alone = alone();
+    for step in STEPS {
+        at_step(step, |house, daemon| {
+            let containers = fs::read_dir(house.folder.path("docker/containers")).unwrap();
+            for entry in containers.flatten() {
+                let file = entry.path().join("config.v2.json");
+                let text = fs::read_to_string(&file).unwrap();
+                // The engine writes beside it and renames.
+                let new = file.with_extension("tmp");
+                let text = text.replace("\",\"Config\"", "-renamed\",\"Config\"");
+                fs::write(&new, text).unwrap();
+                fs::rename(&new, &file).unwrap();
+            }
+            daemon.signal(libc::SIGCONT);
+            daemon
+        });
+    }
+}
+
+/// Its user's pause outlives whatever the guard does meanwhile, and costs nobody anything but the
+/// largest, who ends while he is frozen: SIGKILL reaches him there (not with the freezer of v1).
+#[test]
+fn a_container_that_is_paused_at_any_step_stays_so_and_the_largest_ends_all_the_same() {
+    let _alone = alone();
+    for step in STEPS {
+        let Some(scene) = reach(step) else { return };
+        let Scene { house, container, server, mut daemon, ground: _ground } = scene;
+        let [small, large] = &server.notebooks[..] else { unreachable!() };
+        let Some(dir) = container.unified_dir() else {
+            return skip("no unified hierarchy, so no freezer");
+        };
+        let freeze = dir.join("cgroup.freeze");
+        fs::write(&freeze, "1").unwrap();
+        daemon.signal(libc::SIGCONT);
+        daemon.signal(libc::SIGHUP);
+        daemon.hear("RELOADING=1");
+        daemon.hear("READY=1");
+        if matches!(step, Step::Armed | Step::Warned) {
+            // Whoever is frozen does not grow: nobody is ended for what was there before.
+            thread::sleep(Duration::from_millis(500));
+            assert_eq!(house.records(), [], "{step:?}");
+            assert!(is_frozen(&container), "{step:?}");
+            fs::write(&freeze, "0").unwrap();
+            large.grow_to(&container, PRESSED);
+        }
+        let incident = house.record("a kill", is_kill);
+        assert_eq!(victim(&incident), Some(large.path.as_str()), "{step:?}");
+        large.wait_dead();
+        let is_paused = !matches!(step, Step::Armed | Step::Warned);
+        assert_eq!(is_frozen(&container), is_paused, "{step:?}");
+        assert!(daemon.stop().success());
+        assert_eq!(is_frozen(&container), is_paused, "{step:?}: after the stop");
+        assert!(small.is_alive() && server.is_alive(), "{step:?}");
+        fs::write(&freeze, "0").unwrap();
+        let kills = house.records().iter().filter(|incident| is_kill(incident)).count();
+        assert_eq!(kills, 1, "{step:?}\n{}", house.log());
+        check_nothing_left(&house, &container);
+    }
+}
+
+#[test]
+fn a_container_that_is_removed_at_any_step_leaves_nothing_and_costs_no_other() {
+    let _alone = alone();
+    for step in STEPS {
+        let Some(scene) = reach(step) else { return };
+        let Scene { house, container, server, mut daemon, ground } = scene;
+        let before = house.records().iter().filter(|incident| is_kill(incident)).count();
+        house.forget(&container);
+        container.remove();
+        daemon.signal(libc::SIGCONT);
+        house.told(&format!("{:?} is watched no longer", container.name()), 0);
+        assert_eq!(state(&house).changed, [], "{step:?}");
+        daemon.signal(libc::SIGHUP);
+        daemon.hear("RELOADING=1");
+        daemon.hear("READY=1");
+        let other = house.container(&ground, LIMIT);
+        let next = Server::start(&other, 2, 0);
+        house.told(&format!("watching {:?}", other.name()), 0);
+        next.notebooks[0].grow(Bytes::mib(40));
+        next.notebooks[1].grow_to(&other, PRESSED);
+        let of_it = |i: &Incident| is_kill(i) && i.container.as_ref().unwrap().id == other.id;
+        let incident = house.record("a kill", of_it);
+        assert_eq!(victim(&incident), Some(next.notebooks[1].path.as_str()), "{step:?}");
+        next.notebooks[1].wait_dead();
+        assert!(next.notebooks[0].is_alive() && next.is_alive(), "{step:?}");
+        assert!(daemon.stop().success());
+        // Its own may have been on the way.
+        let kills = house.records().iter().filter(|incident| is_kill(incident)).count();
+        assert!((before + 1..=2).contains(&kills), "{step:?}\n{}", house.log());
+        check_nothing_left(&house, &other);
+        drop(server);
+    }
+}
+
+/// Somebody moves the largest notebook to another container. What it holds stays charged where it
+/// was, and what it takes from then on counts there: whoever stayed is not ended for it.
+#[test]
+fn a_notebook_that_is_moved_at_any_step_costs_nobody_who_stays() {
+    let _alone = alone();
+    for step in STEPS {
+        let Some(scene) = reach(step) else { return };
+        let Scene { house, container, server, daemon, ground } = scene;
+        let [small, large] = &server.notebooks[..] else { unreachable!() };
+        let other = house.container(&ground, Bytes::gib(1));
+        for pid in large.tree() {
+            for procs in other.procs() {
+                let _ = fs::write(procs, pid.to_string());
+            }
+        }
+        daemon.signal(libc::SIGCONT);
+        if step == Step::Pressed {
+            house.record("a hold", |incident| incident.reason == "memory-in-no-workload");
+        }
+        thread::sleep(Duration::from_secs(1));
+        assert!(small.is_alive() && server.is_alive(), "{step:?}\n{}", house.log());
+        assert!(daemon.stop().success());
+        check_nothing_left(&house, &container);
+        check_nothing_left(&house, &other);
     }
 }
 

@@ -7,7 +7,7 @@
 //! runs each command to its exit code, `apps` and `commands` show what they make of the world.
 //! `reactor` runs the daemon against containers of this machine (`ground`), with stand-ins in them
 //! (`notebooks`); `evidence` shows what a record says of what its victim was running, and what comes
-//! of a program that does not say it; `faults` takes away what the daemon stands on and looks at what
+//! of a program that does not say it; `errno` lets its system calls fail; `faults` takes away what the daemon stands on and looks at what
 //! is left of its work; `message` shows what notebooks are told, real ones where there
 //! is a Python with ipykernel, `orders` commands the daemon meanwhile; `stack` looks into
 //! interpreters; `top` runs in a terminal; `trace` reads what a stand-in (`tracer`) writes as the
@@ -28,6 +28,7 @@ mod commands;
 mod corpora;
 mod daemon;
 mod docs;
+mod errno;
 mod evidence;
 mod faults;
 mod footprint;

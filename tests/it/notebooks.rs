@@ -286,6 +286,17 @@ impl Holder {
         is_alive(&self.pidfd)
     }
 
+    /// Its process, and their children and theirs.
+    pub fn tree(&self) -> Vec<u32> {
+        let mut tree = vec![self.pid];
+        let mut at = 0;
+        while let Some(pid) = tree.get(at).copied() {
+            tree.extend(children_of(pid));
+            at += 1;
+        }
+        tree
+    }
+
     pub fn signal(&self, signal: i32) {
         pidfd::send(self.pidfd.as_fd(), signal).unwrap();
     }

@@ -214,8 +214,8 @@ impl Signals for Kernel {
         pidfd::open(pid)
     }
 
-    fn start_of(&mut self, key: ProcKey) -> Option<u64> {
-        self.stat_files.start_of(&self.roots, key, &mut self.buffer)
+    fn start_of(&mut self, key: ProcKey) -> std::io::Result<Option<u64>> {
+        Ok(self.stat_files.start_of(&self.roots, key, &mut self.buffer)?)
     }
 
     fn send(&mut self, pidfd: BorrowedFd<'_>, _: u32, signal: i32) -> io::Result<()> {

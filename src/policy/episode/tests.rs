@@ -24,6 +24,7 @@ const CALM: Looked = Looked {
     level: Level::Low,
     critical: false,
     rose: false,
+    unreadable: false,
 };
 const HELD: Looked = Looked {
     below_warning: false,
@@ -575,6 +576,38 @@ fn refused_signals_are_no_kill_and_start_no_second_one() {
     let effects = b.give(Input::Refused);
     assert_eq!(effects[0], Effect::Report(Outcome::NotDead));
     assert_eq!(b.machine.state_name(), "lifted");
+}
+
+/// The kernel tells of a crossing once: what could not be read then is read a moment later.
+#[test]
+fn figures_that_cannot_be_read_are_read_again_and_are_no_recovery() {
+    let mut b = Bench::new(TRAITS);
+    b.wake(Wake::V1Threshold);
+    assert_eq!(b.look(Looked::UNREADABLE), []);
+    assert_eq!(b.timer(), [Effect::Look]);
+    let effects = b.look(OVER);
+    assert!(matches!(effects[..], [Effect::Open(_), Effect::Rank { .. }]), "{effects:?}");
+    b.give(Input::Decided(Decision::HoldForNow));
+    b.timer();
+    assert_eq!(b.look(Looked::UNREADABLE), [], "not known, so not over");
+    assert_eq!(b.timer(), [Effect::Look]);
+    assert_eq!(b.look(OVER)[0], Effect::Rank { last: false, gate_passed: true });
+}
+
+#[test]
+fn figures_that_stay_unreadable_are_asked_for_ever_less_often() {
+    let mut b = Bench::new(TRAITS);
+    b.wake(Wake::V1Threshold);
+    let mut looks = 0;
+    let until = b.now.plus(Duration::from_secs(600));
+    while b.now < until {
+        b.look(Looked::UNREADABLE);
+        b.timer();
+        looks += 1;
+    }
+    assert!((10..200).contains(&looks), "{looks}");
+    let effects = b.look(OVER);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Rank { .. })), "{effects:?}");
 }
 
 #[test]
