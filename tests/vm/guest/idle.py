@@ -1,19 +1,22 @@
 """What each guard costs while nothing happens, with many containers: all guards in one boot, at once.
 
-The containers are groups that look like Docker's, each with a limit and a process that sleeps: five
-hundred real ones do not fit into this guest. systemd knows nothing of them.
+The containers are groups that look like Docker's, each with a limit, a process that sleeps and the
+file in which Docker describes it: five hundred real ones do not fit into this guest. systemd knows
+nothing of them.
 """
 
 import hashlib
+import json
 import pathlib
 import subprocess
 import time
 
 SLICE = pathlib.Path("/sys/fs/cgroup/system.slice")
+DOCKER = pathlib.Path("/var/lib/docker/containers")
 LIMIT = 640 << 20
 # Daemons that look at what is new do so now and not while they are measured.
 SETTLE_SECONDS = 20
-SETTLE_EACH_SECONDS = 0.1
+SETTLE_EACH_SECONDS = 0.2
 
 
 def measure_all(orders, make_guard, port):
@@ -46,7 +49,11 @@ def time_of(work):
 
 
 def add_container(number):
-    group = SLICE / f"docker-{hashlib.sha256(str(number).encode()).hexdigest()}.scope"
+    name = hashlib.sha256(str(number).encode()).hexdigest()
+    (DOCKER / name).mkdir(parents=True)
+    (DOCKER / name / "config.v2.json").write_text(json.dumps(
+        {"ID": name, "Name": f"/idle-{number}", "Config": {"Image": "none", "Labels": {}}}))
+    group = SLICE / f"docker-{name}.scope"
     group.mkdir()
     (group / "memory.max").write_text(str(LIMIT))
     process = subprocess.Popen(["sleep", "infinity"])
