@@ -50,13 +50,14 @@ def time_of(work):
 
 def add_container(number):
     name = hashlib.sha256(str(number).encode()).hexdigest()
+    process = subprocess.Popen(["sleep", "infinity"])
     (DOCKER / name).mkdir(parents=True)
-    (DOCKER / name / "config.v2.json").write_text(json.dumps(
-        {"ID": name, "Name": f"/idle-{number}", "Config": {"Image": "none", "Labels": {}}}))
+    (DOCKER / name / "config.v2.json").write_text(json.dumps({
+        "ID": name, "Name": f"/idle-{number}", "State": {"Running": True, "Pid": process.pid},
+        "Config": {"Image": "none", "Labels": {}}}))
     group = SLICE / f"docker-{name}.scope"
     group.mkdir()
     (group / "memory.max").write_text(str(LIMIT))
-    process = subprocess.Popen(["sleep", "infinity"])
     (group / "cgroup.procs").write_text(str(process.pid))
 
 
