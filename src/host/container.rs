@@ -71,17 +71,15 @@ impl Container {
         }
     }
 
-    /// Why its file could not be read, where it may be readable a little later.
+    /// Why its file could not be read, where it is there and may be readable a little later.
     pub fn unread(&self) -> Option<&Unknown> {
         let unknown = self.unknown.as_deref()?;
-        match unknown {
-            Unknown::File { why: Missing::Failed(errno), .. }
-                if sys::may_pass(&(*errno).into()) =>
-            {
-                Some(unknown)
-            }
-            _ => None,
-        }
+        let Unknown::File { why, .. } = unknown else { return None };
+        let may_pass = match why {
+            Missing::Failed(errno) => sys::may_pass(&(*errno).into()),
+            why => *why == Missing::Denied,
+        };
+        may_pass.then_some(unknown)
     }
 }
 

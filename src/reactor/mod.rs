@@ -84,6 +84,10 @@ const EVENTS: usize = 128;
 /// How long a stop waits for hooks that were told already. systemd gives 90 s for all of it.
 const HOOK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long somebody else may hold the lock: a child of a daemon that was killed has its
+/// descriptors until it calls exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How the daemon is started.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -611,11 +615,17 @@ fn lock(dir: &Path) -> Result<File, Error> {
         .write(true)
         .open(&path)
         .map_err(failed(path.display().to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Running(path)),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(Error::Io { what: path.display().to_string(), error })
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PATIENCE / 20);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Running(path)),
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(Error::Io { what: path.display().to_string(), error });
+            }
         }
     }
 }

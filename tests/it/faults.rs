@@ -157,6 +157,21 @@ fn a_guard_that_is_killed_at_any_step_leaves_nothing_that_its_successor_does_not
     }
 }
 
+/// A child of a daemon that was killed holds the lock until it calls exec.
+#[test]
+fn a_lock_that_is_held_for_a_moment_longer_is_waited_for() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "lock");
+    let lock = fs::File::create(house.folder.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut daemon = house.spawn(&binary("nbguardd"), &[]);
+    thread::sleep(Duration::from_millis(300));
+    drop(lock);
+    daemon.hear("READY=1");
+    assert!(daemon.stop().success());
+}
+
 #[test]
 fn a_guard_that_is_stopped_at_any_step_goes_on_where_it_was() {
     let _alone = alone();
