@@ -75,7 +75,7 @@ class Parser(unittest.TestCase):
         self.assertEqual(one["container"][0]["memory"], 640 << 20)
         self.assertEqual(one["container"][0]["notebook"][0]["kernel"], "python3")
         self.assertEqual(one["host"], {
-            "memory": 3 << 30, "swap": 0, "cmdline": "", "cgroup_driver": "systemd"})
+            "memory": 3 << 30, "swap": 0, "zram": 0, "cmdline": "", "cgroup_driver": "systemd"})
         self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
         self.assertEqual(one["expect"]["lives"], "all others")
 

@@ -113,3 +113,17 @@ def set_cgroup_driver(driver):
     found = run(["docker", "info", "--format", "{{.CgroupDriver}}"]).strip()
     if found != driver:
         raise LabError(f"Docker's cgroup driver is {found}, not {driver}")
+
+
+def set_zram(size):
+    """Swap of this size in memory, or none."""
+    device = pathlib.Path("/sys/block/zram0")
+    if device.exists():
+        run(["swapoff", "/dev/zram0"], check=False)
+        (device / "reset").write_text("1")
+    if size:
+        run(["modprobe", "zram"])
+        (device / "disksize").write_text(str(size))
+        run(["mkswap", "-q", "/dev/zram0"])
+        run(["swapon", "/dev/zram0"])
+

@@ -96,6 +96,7 @@ def run_scenario(scenario, guard, orders, port):
     try:
         engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
+        engines.set_zram(scenario["host"]["zram"])
         guard.start(scenario["guard"])
         if guard.installed:
             others = [make_guard(name, orders) for name in scenario["guard"]["beside"]]
@@ -310,6 +311,7 @@ def clean_up(containers, guards, name, port, facts):
             if text:
                 port.tell("log", name=name, log=log, text=text[-LOG_BYTES:])
         set_swap(0)
+        engines.set_zram(0)
     except Exception as error:
         facts["trouble"].append(f"cleaning up: {error}"[:500])
 
