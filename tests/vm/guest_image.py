@@ -16,6 +16,7 @@ import time
 import guest_recipe
 import peer_recipe
 import php_recipe
+import podman_recipe
 from guest_recipe import GUESTS, ImageError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -65,6 +66,13 @@ def ensure_peers(say):
     """The folder with the packages of the other guards."""
     return ensure("peers", hash_of("peers", peer_recipe), say,
                   lambda work: peer_recipe.download(debian_mirror(), work, say))
+
+
+def ensure_podman(image, say):
+    """The archive that is laid over the guest for Podman."""
+    folder = ensure("podman", hash_of(f"podman {image.name}", podman_recipe), say,
+                    lambda work: podman_recipe.build_archive(debian_mirror(), image, work, say))
+    return folder / podman_recipe.ARCHIVE
 
 
 def ensure(name, key, say, build):

@@ -154,7 +154,7 @@ POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "se
 REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
-ENGINES = ("docker", "docker-in-docker", "containerd")
+ENGINES = ("docker", "docker-in-docker", "containerd", "podman")
 CONTAINER = {
     "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"),
     "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
@@ -334,6 +334,10 @@ def check_php(container, wrong):
 
 def wants_php(scenario):
     return any(container["pool"] for container in scenario["container"])
+
+
+def wants_podman(scenario):
+    return any(container["engine"] == "podman" for container in scenario["container"])
 
 
 def wants_extension(scenario):

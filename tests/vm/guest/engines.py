@@ -52,6 +52,40 @@ class ContainerdContainer(Container):
             run(["ctr", "-n", "k8s.io", "container", "rm", self.id], check=False)
 
 
+class PodmanContainer(ContainerdContainer):
+    """Podman as root: no daemon, a scope in machine.slice."""
+
+    ARCHIVE = pathlib.Path("/opt/vm/payload/podman.tar")
+
+    def start(self):
+        if self.ARCHIVE.exists():
+            run(["tar", "--keep-directory-symlink", "-C", "/", "-xf", str(self.ARCHIVE)])
+            run(["ldconfig"])
+            self.ARCHIVE.unlink()
+        super().start()
+
+    def run_command(self):
+        command = ["podman", "--runtime", "runc", "--storage-driver", "vfs", "run", "-d", "--name", self.name,
+                   "--network", "none", "--log-driver", "none", "-w", "/home/jovyan", "--user", str(self.user),
+                   "--shm-size", str(self.spec["shm_size"]), "--oom-score-adj", "0"]
+        if self.spec["memory"] is not None:
+            command += ["-m", str(self.spec["memory"])]
+        for mount in [f"{self.home}:/home/jovyan", *self.binds(), *self.spec["mounts"]]:
+            command += ["-v", mount]
+        for key, value in self.environment().items():
+            command += ["-e", f"{key}={value}"]
+        return command + ["--rootfs", str(self.own_root()), *self.words()]
+
+    def find_id(self, printed):
+        return printed.split()[-1]
+
+    def group_names(self):
+        return [f"libpod-{self.id}.scope"]
+
+    def remove(self):
+        run(["podman", "--storage-driver", "vfs", "rm", "-f", "-t", "0", self.name], check=False)
+
+
 class NestedContainer(Container):
     """A container of a Docker that runs in a container itself: the group is below that one's scope."""
 
@@ -98,7 +132,8 @@ exec dockerd -H unix://PLACE/docker.sock --data-root PLACE/data --exec-root PLAC
         run(["docker", "rm", "-f", f"{self.name}-host"], check=False)
 
 
-ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer}
+ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer,
+           "podman": PodmanContainer}
 
 
 def set_cgroup_driver(driver):
