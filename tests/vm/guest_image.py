@@ -115,14 +115,14 @@ def debian_mirror():
     return mirror
 
 
-def known_mirror():
-    """Of what apt has listed: Debian itself, not security, not a third party."""
+def known_mirror(origin="Debian"):
+    """Of what apt has listed: the distribution itself, not security, not a third party."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"],
         capture_output=True, text=True)
     for line in listed.stdout.splitlines():
-        uri, origin, label = line.split("|")
-        if origin == "Debian" and label == "Debian":
+        uri, *by = line.split("|")
+        if by == [origin, origin]:
             return uri
     return None
 
