@@ -187,8 +187,8 @@ EXPECT = {
 }
 SCENARIO = {
     "title": (text, REQUIRED), "why": (text, ""),
-    "host": ({"guest": (one_of(*GUESTS), None), "memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0), "cmdline": (text, ""),
-              "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
+    "host": ({"guest": (one_of(*GUESTS), None), "memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0),
+              "cmdline": (text, ""), "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
     "guard": ({"config": (text, ""), "arguments": (texts, []), "beside": (names_of(*PEERS), []),
                "threshold": (share, 0.9)}, {}),
