@@ -10,7 +10,8 @@ import guest_recipe
 import peer_recipe
 
 SUITE = peer_recipe.SUITE
-PACKAGE = "podman"
+# The others: what a user needs to run it without root, his own systemd and a bus among it.
+PACKAGES = ["podman", "uidmap", "dbus-user-session", "libpam-systemd"]
 ARCHIVE = "podman.tar"
 
 
@@ -19,7 +20,7 @@ def build_archive(mirror, image, work, say):
     status = subprocess.run(["debugfs", "-R", "cat /var/lib/dpkg/status", str(image / "disk.ext4")],
                             capture_output=True, text=True, timeout=60)
     peer_recipe.with_apt(mirror, SUITE, status.stdout, work, say, [
-        "apt-get", "-y", "-qq", "--no-install-recommends", "--download-only", "install", PACKAGE])
+        "apt-get", "-y", "-qq", "--no-install-recommends", "--download-only", "install", *PACKAGES])
     tree = work / "root/tree"
     for package in sorted((work / "root/cache/archives").glob("*.deb")):
         guest_recipe.run_step(f"dpkg -x {package.name}", ["dpkg", "-x", str(package), str(tree)], work, lambda _: None)
