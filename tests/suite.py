@@ -641,7 +641,7 @@ def part_image():
     return Count()
 
 
-def part_vm(what, scenarios, guard="nbguard", guest="trixie", seconds=2700):
+def part_vm(what, scenarios, guard="nbguard", guest=None, seconds=2700):
     """Scenarios in the virtual Docker host. Each is a test; with `--guard none` it only has to run.
 
     The CPU is emulated, on a machine that others load as well: a few that fail get one more try."""
@@ -657,8 +657,8 @@ def play(what, scenarios, guard, guest, seconds):
         return Count(skipped=[f"{what}: {name}: {FOUND['no_vm']}" for name in scenarios])
     if "binaries" not in FOUND:
         return Count(skipped=[f"{what}: {name}: there are no release binaries" for name in scenarios])
-    words = [sys.executable, "tests/vm/run", "--guard", guard, "--guest", guest, "--log", LOGS / "vm",
-             *[SCENARIOS / f"{name}.toml" for name in scenarios]]
+    words = [sys.executable, "tests/vm/run", "--guard", guard, "--log", LOGS / "vm",
+             *(["--guest", guest] if guest else []), *[SCENARIOS / f"{name}.toml" for name in scenarios]]
     done = run(what, words, seconds, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
                show=lambda line: line if line.startswith("vm:") else None)
     count = Count()

@@ -15,8 +15,13 @@ import unittest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # What a package is built and judged with -> the Debian package that brings it.
 TOOLS = {"rpmbuild": "rpm", "rpmlint": "rpmlint", "lintian": "lintian", "busybox": "busybox-static",
-         "dpkg-shlibdeps": "dpkg-dev", "readelf": "binutils"}
+         "dpkg-shlibdeps": "dpkg-dev", "readelf": "binutils", "mmdebstrap": "mmdebstrap"}
+# The archives of older systems: who signs them.
+KEYRINGS = {"Debian": "debian-archive-keyring.gpg", "Ubuntu": "ubuntu-archive-keyring.gpg"}
 OLDER = "0.0.1"
+
+sys.path.insert(0, str(REPOSITORY / "tests/vm"))
+import guest_image  # noqa: E402
 
 
 def skip(why):
@@ -43,6 +48,22 @@ def scratch():
     folder = tempfile.mkdtemp(prefix="nbguard-package-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return pathlib.Path(folder)
+
+
+def system(origin, suite):
+    """The root of another system, from its archive: libc, a shell and dpkg."""
+    why = tools() or (os.geteuid() != 0 and "a root of another system takes root")
+    if why:
+        skip(why)
+    mirror = guest_image.known_mirror(origin)
+    if mirror is None:
+        skip(f"apt on this machine knows no archive of {origin}")
+    root = scratch() / suite
+    done = run("mmdebstrap", "--variant=essential", "--quiet", "--aptopt=Acquire::Check-Valid-Until \"false\"", suite,
+               root, f"deb [signed-by=/usr/share/keyrings/{KEYRINGS[origin]}] {mirror} {suite} main")
+    if done.returncode != 0:
+        skip(f"{suite} cannot be had: {done.stderr.strip()[-300:]}")
+    return root
 
 
 def binaries():

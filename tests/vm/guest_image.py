@@ -16,6 +16,7 @@ import time
 import guest_recipe
 import peer_recipe
 import php_recipe
+import podman_recipe
 from guest_recipe import GUESTS, ImageError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -67,6 +68,13 @@ def ensure_peers(say):
                   lambda work: peer_recipe.download(debian_mirror(), work, say))
 
 
+def ensure_podman(image, say):
+    """The archive that is laid over the guest for Podman."""
+    folder = ensure("podman", hash_of(f"podman {image.name}", podman_recipe), say,
+                    lambda work: podman_recipe.build_archive(debian_mirror(), image, work, say))
+    return folder / podman_recipe.ARCHIVE
+
+
 def ensure(name, key, say, build):
     """The folder of an image in the cache: found, waited for, or built now."""
     cache = cache_dir()
@@ -107,14 +115,14 @@ def debian_mirror():
     return mirror
 
 
-def known_mirror():
-    """Of what apt has listed: Debian itself, not security, not a third party."""
+def known_mirror(origin="Debian"):
+    """Of what apt has listed: the distribution itself, not security, not a third party."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"],
         capture_output=True, text=True)
     for line in listed.stdout.splitlines():
-        uri, origin, label = line.split("|")
-        if origin == "Debian" and label == "Debian":
+        uri, *by = line.split("|")
+        if by == [origin, origin]:
             return uri
     return None
 

@@ -8,6 +8,7 @@ import difflib
 import re
 import tomllib
 
+from guest_recipe import GUESTS
 from peer_recipe import PEERS
 
 REQUIRED = object()
@@ -154,7 +155,7 @@ POOL = {"name": (name, REQUIRED), "workers": (number, 2), "hold": (size, 0), "se
 REQUEST = {"name": (name, REQUIRED), "pool": (name, REQUIRED), "code": (text, REQUIRED), "start": (seconds, 0.0)}
 FILE = {"path": (text, REQUIRED), "content": (text, ""), "size": (size, None)}
 SERVER = {"ballast": (size, 0), "grow": (size, 0)}
-ENGINES = ("docker", "docker-in-docker", "containerd")
+ENGINES = ("docker", "docker-in-docker", "containerd", "podman", "podman-rootless")
 CONTAINER = {
     "name": (name, REQUIRED), "engine": (one_of(*ENGINES), "docker"),
     "memory": (size, None), "memory_swap": (size, None), "labels": (labels, {}),
@@ -186,8 +187,8 @@ EXPECT = {
 }
 SCENARIO = {
     "title": (text, REQUIRED), "why": (text, ""),
-    "host": ({"memory": (size, 3 << 30), "swap": (size, 0), "cmdline": (text, ""),
-              "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
+    "host": ({"guest": (one_of(*GUESTS), None), "memory": (size, 3 << 30), "swap": (size, 0), "zram": (size, 0),
+              "cmdline": (text, ""), "cgroup_driver": (one_of("systemd", "cgroupfs"), "systemd")}, {}),
     "container": ([CONTAINER], REQUIRED),
     "guard": ({"config": (text, ""), "arguments": (texts, []), "beside": (names_of(*PEERS), []),
                "threshold": (share, 0.9)}, {}),
@@ -336,6 +337,10 @@ def wants_php(scenario):
     return any(container["pool"] for container in scenario["container"])
 
 
+def wants_podman(scenario):
+    return any(container["engine"].startswith("podman") for container in scenario["container"])
+
+
 def wants_extension(scenario):
     return any(container["php"]["extension"] for container in scenario["container"])
 
@@ -346,6 +351,14 @@ def resolve(short, known):
     return found[0] if len(found) == 1 else None
 
 
+def guest_of(scenario, asked):
+    """The guest that the scenario names, else the one that somebody asks for."""
+    named = scenario["host"]["guest"]
+    if named and asked not in (None, named):
+        raise ScenarioError(f"{scenario['name']}: host.guest: it is about {named}, not {asked}")
+    return named or asked
+
+
 def boot_key(scenario):
     """Scenarios with the same key can share one boot: swap and Docker's driver are switched within the guest."""
-    return scenario["host"]["memory"], scenario["host"]["cmdline"]
+    return scenario["host"]["memory"], scenario["host"]["cmdline"], scenario["host"]["guest"] or ""

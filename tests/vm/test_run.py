@@ -75,7 +75,7 @@ class Parser(unittest.TestCase):
         self.assertEqual(one["container"][0]["memory"], 640 << 20)
         self.assertEqual(one["container"][0]["notebook"][0]["kernel"], "python3")
         self.assertEqual(one["host"], {
-            "memory": 3 << 30, "swap": 0, "cmdline": "", "cgroup_driver": "systemd"})
+            "guest": None, "memory": 3 << 30, "swap": 0, "zram": 0, "cmdline": "", "cgroup_driver": "systemd"})
         self.assertEqual(one["container"][0]["server"], {"ballast": 0, "grow": 0})
         self.assertEqual(one["expect"]["lives"], "all others")
 
@@ -118,6 +118,7 @@ class Parser(unittest.TestCase):
             "no such pool": (PHP.replace("shop = 0 }", "shup = 0 }"), "expect.workers_ended: there is no single pool shup"),
             "no such request": (PHP.replace("answered = { order", "answered = { ordre"), "there is no single notebook, process or request ordre"),
             "a broken pattern": (PHP.replace("'^done$'", "'('"), "expect.answered: wants a table of patterns, '('"),
+            "no such guest": (SMALL.replace('title = "t"', 'title = "t"\nhost.guest = "buzz"'), "host.guest: wants one of 'bookworm'"),
             "not TOML": ("title = \n", "case.toml: Invalid value"),
         }
         for what, (text, wanted) in cases.items():
@@ -150,6 +151,16 @@ class Parser(unittest.TestCase):
         self.assertNotEqual(scenarios.boot_key(parse(SMALL)), scenarios.boot_key(other))
         swapping = parse(SMALL.replace('title = "t"', 'title = "t"\nhost.swap = "1G"'))
         self.assertEqual(scenarios.boot_key(parse(SMALL)), scenarios.boot_key(swapping))
+        older = parse(SMALL.replace('title = "t"', 'title = "t"\nhost.guest = "bookworm"'))
+        self.assertNotEqual(scenarios.boot_key(parse(SMALL)), scenarios.boot_key(older))
+
+    def test_a_scenario_about_one_guest_is_played_in_no_other(self):
+        any_guest = parse(SMALL)
+        self.assertEqual([scenarios.guest_of(any_guest, asked) for asked in (None, "forky")], [None, "forky"])
+        older = parse(SMALL.replace('title = "t"', 'title = "t"\nhost.guest = "bookworm"'))
+        self.assertEqual([scenarios.guest_of(older, asked) for asked in (None, "bookworm")], ["bookworm"] * 2)
+        with self.assertRaises(scenarios.ScenarioError):
+            scenarios.guest_of(older, "trixie")
 
 
 def facts(**changes):

@@ -5,12 +5,24 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import time
 
 from lab import Container, DOCKER_SECONDS, HOMES, IMAGE, LabError, ROOT_FOLDER, run
 
+ROOTS = pathlib.Path("/var/tmp/roots")
 # A process that is started by another engine's helper inherits its score; workloads start from 0.
 FROM_ZERO = ["/bin/sh", "-c", 'echo 0 >/proc/self/oom_score_adj; exec "$@"', "sh"]
+
+
+def own_root():
+    """A root for one container: what an engine makes in it is not there for the next."""
+    ROOTS.mkdir(parents=True, exist_ok=True)
+    root = pathlib.Path(tempfile.mkdtemp(dir=ROOTS))
+    shutil.copytree(ROOT_FOLDER, root, symlinks=True, dirs_exist_ok=True)
+    root.chmod(0o755)
+    (root / "tmp").chmod(0o1777)
+    return root
 
 
 class ContainerdContainer(Container):
@@ -32,13 +44,7 @@ class ContainerdContainer(Container):
         for key, value in self.environment().items():
             command += ["--env", f"{key}={value}"]
         # ctr makes no network and no pause container: the group of the workload is all that matters here.
-        return command + [str(self.own_root()), self.wanted_id, *FROM_ZERO, *self.words()]
-
-    def own_root(self):
-        root = pathlib.Path("/var/tmp/roots") / self.wanted_id
-        shutil.copytree(ROOT_FOLDER, root, symlinks=True, dirs_exist_ok=True)
-        os.chmod(root / "tmp", 0o1777)
-        return root
+        return command + [str(own_root()), self.wanted_id, *FROM_ZERO, *self.words()]
 
     def find_id(self, printed):
         return self.wanted_id
@@ -50,6 +56,90 @@ class ContainerdContainer(Container):
         if self.id:
             run(["ctr", "-n", "k8s.io", "task", "rm", "-f", self.id], check=False)
             run(["ctr", "-n", "k8s.io", "container", "rm", self.id], check=False)
+
+
+class PodmanContainer(Container):
+    """Podman as root: no daemon, a scope in machine.slice."""
+
+    ARCHIVE = pathlib.Path("/opt/vm/payload/podman.tar")
+    PODMAN = ["podman", "--storage-driver", "vfs"]
+
+    def start(self):
+        self.unpack()
+        super().start()
+
+    def unpack(self):
+        if self.ARCHIVE.exists():
+            run(["tar", "--keep-directory-symlink", "-C", "/", "-xf", str(self.ARCHIVE)])
+            run(["ldconfig"])
+            self.ARCHIVE.unlink()
+
+    def run_command(self):
+        command = [*self.PODMAN, "--runtime", "runc", "run", "-d", "--name", self.name,
+                   "--network", "none", "--log-driver", "none", "-w", "/home/jovyan", "--user", str(self.user),
+                   "--shm-size", str(self.spec["shm_size"]), "--oom-score-adj", "0"]
+        if self.spec["memory"] is not None:
+            command += ["-m", str(self.spec["memory"])]
+        for mount in [f"{self.home}:/home/jovyan", *self.binds(), *self.spec["mounts"]]:
+            command += ["-v", mount]
+        for key, value in self.environment().items():
+            command += ["-e", f"{key}={value}"]
+        return command + ["--rootfs", str(self.root()), *self.words()]
+
+    def root(self):
+        return own_root()
+
+    def find_id(self, printed):
+        return printed.split()[-1]
+
+    def group_names(self):
+        return [f"libpod-{self.id}.scope"]
+
+    def remove(self):
+        run([*self.PODMAN, "rm", "-f", "-t", "0", self.name], check=False)
+
+
+class RootlessPodmanContainer(PodmanContainer):
+    """Podman as a user, whose own systemd made the scope; there is no session, as under `enable-linger`."""
+
+    USER, UID = "jovyan", 1000
+    RUNTIME = pathlib.Path(f"/run/user/{UID}")
+    PODMAN = ["runuser", "-u", USER, "--", "env", "-C", "/", f"HOME=/home/{USER}", f"XDG_RUNTIME_DIR={RUNTIME}",
+              f"DBUS_SESSION_BUS_ADDRESS=unix:path={RUNTIME}/bus", *PodmanContainer.PODMAN]
+
+    def start(self):
+        self.unpack()
+        if not self.RUNTIME.exists():
+            self.let_linger()
+        super().start()
+
+    def let_linger(self):
+        """What the guest leaves out: a home, a range of ids, a word for PAM, and the user's own systemd."""
+        home = pathlib.Path(f"/home/{self.USER}")
+        home.mkdir(parents=True, exist_ok=True)
+        os.chown(home, self.UID, self.UID)
+        for file in ("/etc/subuid", "/etc/subgid"):
+            pathlib.Path(file).write_text(f"{self.USER}:100000:65536\n")
+        with open("/etc/shadow", "a") as file:
+            file.write(f"{self.USER}:*:20000::::::\n")
+        run(["systemctl", "unmask", "systemd-logind.service"])
+        run(["systemctl", "start", "systemd-logind.service"])
+        run(["loginctl", "enable-linger", self.USER])
+        deadline = time.monotonic() + DOCKER_SECONDS
+        while not (self.RUNTIME / "bus").exists():
+            if time.monotonic() > deadline:
+                raise LabError(f"no bus of {self.USER}: {run(['systemctl', 'status', f'user@{self.UID}'], check=False)}")
+            time.sleep(0.2)
+
+    def run_command(self):
+        command = super().run_command()
+        where = command.index("--name")
+        return [*command[:where], "--userns", "keep-id", *command[where:]]
+
+    def root(self):
+        root = super().root()
+        run(["chown", "-R", f"{self.UID}:{self.UID}", str(root)])
+        return root
 
 
 class NestedContainer(Container):
@@ -98,7 +188,8 @@ exec dockerd -H unix://PLACE/docker.sock --data-root PLACE/data --exec-root PLAC
         run(["docker", "rm", "-f", f"{self.name}-host"], check=False)
 
 
-ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer}
+ENGINES = {"docker": Container, "docker-in-docker": NestedContainer, "containerd": ContainerdContainer,
+           "podman": PodmanContainer, "podman-rootless": RootlessPodmanContainer}
 
 
 def set_cgroup_driver(driver):
@@ -113,3 +204,19 @@ def set_cgroup_driver(driver):
     found = run(["docker", "info", "--format", "{{.CgroupDriver}}"]).strip()
     if found != driver:
         raise LabError(f"Docker's cgroup driver is {found}, not {driver}")
+
+
+def set_zram(size):
+    """Swap of this size in memory, or none."""
+    device = pathlib.Path("/sys/block/zram0")
+    if device.exists() and (device / "disksize").read_text().strip() != "0":
+        run(["swapoff", "/dev/zram0"], check=False)
+        # Busy as long as anybody has it open, as udev does when it is told of a change.
+        run(["udevadm", "settle"], check=False)
+        (device / "reset").write_text("1")
+    if size:
+        run(["modprobe", "zram"])
+        (device / "disksize").write_text(str(size))
+        run(["mkswap", "-q", "/dev/zram0"])
+        run(["swapon", "/dev/zram0"])
+

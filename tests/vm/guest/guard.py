@@ -11,11 +11,12 @@ import signal
 import subprocess
 import time
 
+import groups
 from lab import LabError, run
 
 PAYLOAD = pathlib.Path("/opt/vm/payload")
 UNIT = "nbguard.service"
-PROCESSES = pathlib.Path("/sys/fs/cgroup/system.slice") / UNIT / "cgroup.procs"
+PROCESSES = groups.SERVICES / "system.slice" / UNIT / "cgroup.procs"
 INCIDENTS = pathlib.Path("/var/lib/nbguard/incidents.jsonl")
 DROP_IN = pathlib.Path("/etc/nbguard/conf.d/scenario.toml")
 DROP_INS = pathlib.Path("/usr/lib/systemd/system/nbguard.service.d")

@@ -15,10 +15,11 @@ import subprocess
 import threading
 import time
 
+import groups
+
 IMAGE = "notebook-stack"
 HOMES = pathlib.Path("/srv/vm")
 ROOT_FOLDER = pathlib.Path("/var/tmp/empty-image")
-CGROUP_ROOT = pathlib.Path("/sys/fs/cgroup")
 # docker run takes about 5 s under emulation; on a thrashing host it can take much longer.
 DOCKER_SECONDS = 120
 
@@ -87,7 +88,7 @@ class Container:
 
     def find_cgroup(self):
         """Its group, in whichever slice: `docker inspect` would cost a second under emulation."""
-        for folder, below, _ in os.walk(CGROUP_ROOT):
+        for folder, below, _ in os.walk(groups.MEMORY):
             for name in self.group_names():
                 if name in below:
                     return pathlib.Path(folder) / name

@@ -15,6 +15,7 @@ import time
 import traceback
 
 import engines
+import groups
 import guard as guards
 import idle
 from lab import LabError, import_image, remove_all, run, start_all
@@ -49,7 +50,7 @@ class Port:
 
 def leave_the_slice():
     """Into a group of its own: whoever looks 100 times a second lowers the pressure of the slice that he is in."""
-    group = pathlib.Path("/sys/fs/cgroup/vm-runner")
+    group = groups.MEMORY / "vm-runner"
     group.mkdir(exist_ok=True)
     (group / "cgroup.procs").write_text(str(os.getpid()))
 
@@ -96,6 +97,7 @@ def run_scenario(scenario, guard, orders, port):
     try:
         engines.set_cgroup_driver(scenario["host"]["cgroup_driver"])
         set_swap(scenario["host"]["swap"])
+        engines.set_zram(scenario["host"]["zram"])
         guard.start(scenario["guard"])
         if guard.installed:
             others = [make_guard(name, orders) for name in scenario["guard"]["beside"]]
@@ -310,6 +312,7 @@ def clean_up(containers, guards, name, port, facts):
             if text:
                 port.tell("log", name=name, log=log, text=text[-LOG_BYTES:])
         set_swap(0)
+        engines.set_zram(0)
     except Exception as error:
         facts["trouble"].append(f"cleaning up: {error}"[:500])
 

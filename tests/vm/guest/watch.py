@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 
+import groups
 from lab import LabError, run
 
 # One round of reading costs 1 to 2 ms under emulation; 8 ms between rounds leaves the guest its cores.
@@ -74,9 +75,7 @@ class Gauge:
 
     def __init__(self, container):
         self.container = container
-        self.files = {}
-        for name in ("memory.current", "memory.high", "memory.events"):
-            self.files[name] = os.open(container.cgroup / name, os.O_RDONLY)
+        self.figures = groups.Figures(container.cgroup)
         self.limit = container.spec["memory"]
         self.samples = []
         self.highs = []
@@ -84,33 +83,25 @@ class Gauge:
         self.read(time.monotonic())
         self.first_events = dict(self.events)
 
-    def text(self, name):
-        return os.pread(self.files[name], 400, 0).decode()
-
     def read(self, now):
         """One sample; a removed container keeps its last figures."""
         if self.gone:
             return
         try:
-            self.current = int(self.text("memory.current"))
-            high = self.text("memory.high").strip()
-            self.events = {key: int(value) for key, value in
-                           (line.split() for line in self.text("memory.events").splitlines())}
+            self.current, self.high, self.events = self.figures.read()
         except (OSError, ValueError):
             self.gone = True
             return
-        self.high = None if high == "max" else int(high)
         self.samples.append((now, self.current))
         if not self.highs or self.highs[-1][1] != self.high:
             self.highs.append((now, self.high))
 
     def counted(self, event):
-        return self.events[event] - self.first_events[event]
+        """None where the kernel does not count it."""
+        return self.events[event] - self.first_events[event] if event in self.events else None
 
     def close(self):
-        for descriptor in self.files.values():
-            os.close(descriptor)
-        self.files = {}
+        self.figures.close()
 
 
 class Watch:
@@ -293,7 +284,7 @@ class Watch:
         for name, gauge in self.gauges.items():
             if gauge.gone:
                 continue
-            if gauge.counted("high") > 0:
+            if (gauge.counted("high") or 0) > 0:
                 self.see("high", name)
             heights = [high for _, high in gauge.highs if high is not None]
             if len(heights) > 1 and heights[-1] > heights[0]:

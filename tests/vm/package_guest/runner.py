@@ -4,6 +4,7 @@ Each check is one function; they run in their order, on the same machine, and ea
 or nothing. What one leaves is what the next finds.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import subprocess
 import time
 import traceback
 
+import groups
 import lab
 
 RESULTS = "/dev/ttyS1"
@@ -78,7 +80,7 @@ class Lab:
         lab.import_image()
         identity = run("docker", "run", "-d", "--name", "lab", "-m", "256m", "--network", "none", "-v", "/usr:/usr:ro",
                        "-v", "/etc:/etc:ro", lab.IMAGE, "/usr/bin/sleep", "100000").strip()
-        for folder, below, _ in os.walk(lab.CGROUP_ROOT):
+        for folder, below, _ in os.walk(groups.MEMORY):
             if f"docker-{identity}.scope" in below:
                 cls.cgroup = pathlib.Path(folder) / f"docker-{identity}.scope"
         assert cls.cgroup, "the container has no scope"
@@ -98,6 +100,16 @@ def left_alone():
 
 def journal():
     return run("journalctl", "--no-pager", "-o", "cat", "-u", UNIT)
+
+
+def opened(process):
+    """What its descriptors are; it opens and closes some while they are looked at."""
+    folder = pathlib.Path(f"/proc/{process}/fd")
+    found = []
+    for descriptor in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(folder / descriptor))
+    return found
 
 
 def pid():
@@ -147,10 +159,9 @@ def systemd_gives_it_what_its_version_has():
 @check
 def the_drop_ins_open_what_they_say():
     def may():
-        links = [os.readlink(f"/proc/{pid()}/fd/{fd}") for fd in os.listdir(f"/proc/{pid()}/fd")]
         with open("/proc/net/tcp") as file:
             listens = ":2673 " in file.read()  # 9843
-        return "/dev/kmsg" in links, listens
+        return "/dev/kmsg" in opened(pid()), listens
 
     LISTEN.write_text("[http]\nlisten = \"127.0.0.1:9843\"\n")
     run("systemctl", "restart", UNIT)
