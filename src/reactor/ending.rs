@@ -105,6 +105,11 @@ impl Endings {
         self.open.iter().any(|ending| !ending.job.main_is_dead())
     }
 
+    /// Nobody was told yet that all of a tree but its trackers are dead.
+    pub fn untold(&self) -> bool {
+        self.open.iter().any(|ending| !ending.told)
+    }
+
     /// Somebody who was signalled is still followed, trackers included.
     pub fn any(&self) -> bool {
         !self.open.is_empty()

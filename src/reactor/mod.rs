@@ -88,6 +88,9 @@ const HOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// descriptors until it calls exec.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for a kill. Sweeps take half a second at most.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How the daemon is started.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -238,6 +241,8 @@ struct Reactor {
     hostname: String,
     began: Instant,
     stopping: bool,
+    /// When it stops even so.
+    stop_by: Option<Moment>,
     reload: bool,
     /// When the events of this turn arrived: an episode begins there, not at its first look.
     woken_at: Option<Moment>,
@@ -297,6 +302,7 @@ impl Reactor {
             hostname: hostname(),
             began: Instant::now(),
             stopping: false,
+            stop_by: None,
             reload: false,
             woken_at: None,
             tool,
@@ -372,7 +378,7 @@ impl Reactor {
 
     fn turn_until_told(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
-        while !self.stopping {
+        while !self.stopping || self.ends_first() {
             // Between two containers of a survey the kernel is asked what else there is.
             let patience = match self.surveys.has_work() || self.http.has_more() {
                 true => Some(Duration::ZERO),
@@ -403,6 +409,13 @@ impl Reactor {
             }
             self.run_watchdog();
         }
+    }
+
+    /// A stop waits a moment for a kill that is under way: its tree ends whole, and is on record.
+    fn ends_first(&mut self) -> bool {
+        let now = self.now();
+        let until = *self.stop_by.get_or_insert(now.plus(KILL_PATIENCE));
+        self.endings.untold() && now < until
     }
 
     fn on_event(&mut self, what: For, is_error: bool) {
@@ -458,6 +471,7 @@ impl Reactor {
             .chain(self.surveys.deadline())
             .chain(self.control.deadline())
             .chain(self.watchdog.deadline())
+            .chain(self.stop_by)
             .min()
     }
 
