@@ -31,8 +31,9 @@ const CLEAN: u32 = 2;
 /// Processes whose memory is taken apart by the helper: the largest ones hold what counts.
 const RELEASED: usize = 8;
 const RELEASE_MIN: Bytes = Bytes::mib(16);
-/// Who could not be thawed is tried again after this.
-const THAW_AGAIN: Duration = Duration::from_millis(100);
+/// Who could not be thawed is tried again after this, and then after twice as long each time.
+const THAW_FIRST: Duration = Duration::from_millis(100);
+const THAW_LONGEST: Duration = Duration::from_secs(60);
 /// Descriptors that a tree's pidfds leave free: start times are read through one, before anybody
 /// is signalled, and the threads want some meanwhile.
 const TO_READ: usize = 16;
@@ -61,8 +62,9 @@ pub(super) struct Endings {
     serial: u32,
     /// Serial numbers of one turn, with their room.
     turn: Vec<u32>,
-    /// When those are thawed who could not be.
+    /// When those are thawed who could not be, and how long it is waited for the next time.
     thaw_at: Option<Moment>,
+    thaw_pause: Duration,
 }
 
 impl Ending {
@@ -80,6 +82,7 @@ impl Endings {
             serial: 0,
             turn: Vec::with_capacity(4),
             thaw_at: None,
+            thaw_pause: THAW_FIRST,
         };
         let first = endings.make();
         endings.spare.push(first);
@@ -496,7 +499,7 @@ impl Reactor {
             // The note stays, for another try, and after a crash for the next start.
             warn!("{:?}: not thawed: {error}", watch.name());
             if !tripwire::is_gone(&error) {
-                self.endings.thaw_at = Some(self.now().plus(THAW_AGAIN));
+                self.thaw_later();
             }
             return;
         }
@@ -506,6 +509,15 @@ impl Reactor {
             _ => self.state.forget(inode),
         }
         self.save_state();
+    }
+
+    fn thaw_later(&mut self) {
+        let now = self.now();
+        let Endings { thaw_at, thaw_pause, .. } = &mut self.endings;
+        if thaw_at.is_none() {
+            *thaw_at = Some(now.plus(*thaw_pause));
+            *thaw_pause = (*thaw_pause * 2).min(THAW_LONGEST);
+        }
     }
 
     /// Once more, whoever should have been thawed by now.
@@ -525,10 +537,13 @@ impl Reactor {
                 None => {
                     self.thaw_left_over();
                     if self.state.changed.iter().any(|c| c.frozen && c.inode == inode) {
-                        self.endings.thaw_at = Some(now.plus(THAW_AGAIN));
+                        self.thaw_later();
                     }
                 }
             }
+        }
+        if self.endings.thaw_at.is_none() {
+            self.endings.thaw_pause = THAW_FIRST;
         }
     }
 
