@@ -504,7 +504,8 @@ impl Machine {
             Input::Refused => {
                 if let State::Killing { .. } = self.state {
                     self.ended(Outcome::NotDead, out);
-                    self.lift_silently(now, out);
+                    // Each try is an incident: ever fewer of them where it is refused for good.
+                    self.lift_for(self.lifted, now, out);
                 }
             }
             Input::FollowedExited => {
@@ -941,6 +942,7 @@ impl Machine {
         }
         self.silence = SILENCE_FIRST;
         self.patience = None;
+        self.lifted = LIFTED_FIRST;
         self.state = State::Deciding { deadline: None, asked: false };
         out.push(Effect::Open(self.wake));
         out.push(Effect::Rank { last: false, gate_passed: true });
@@ -1003,10 +1005,13 @@ impl Machine {
     }
 
     fn lift_silently(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.lift_for(LIFTED_FIRST, now, out);
+    }
+
+    fn lift_for(&mut self, pause: Duration, now: Moment, out: &mut Vec<Effect>) {
         self.clearing = false;
-        self.lifted = LIFTED_FIRST;
-        self.state = State::Lifted { next: now.plus(self.lifted) };
-        self.lifted *= 2;
+        self.state = State::Lifted { next: now.plus(pause) };
+        self.lifted = (pause * 2).min(LIFTED_LONGEST);
         self.move_to(Step::Lifted, out);
         out.push(Effect::Silence);
         out.push(Effect::Follow);

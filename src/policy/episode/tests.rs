@@ -578,6 +578,21 @@ fn refused_signals_are_no_kill_and_start_no_second_one() {
     assert_eq!(b.machine.state_name(), "lifted");
 }
 
+#[test]
+fn signals_that_stay_refused_are_tried_ever_less_often() {
+    let mut b = Bench::killing(TRAITS);
+    let until = b.now.plus(Duration::from_secs(600));
+    let mut tries = 1;
+    while b.now < until {
+        b.give(Input::Refused);
+        assert_eq!(b.timer(), [Effect::Look]);
+        assert!(b.look(OVER).contains(&Effect::Rank { last: true, gate_passed: true }));
+        assert!(b.give(Input::Decided(Decision::Kill)).contains(&Effect::Kill { rung: 0 }));
+        tries += 1;
+    }
+    assert!((8..25).contains(&tries), "{tries}");
+}
+
 /// The kernel tells of a crossing once: what could not be read then is read a moment later.
 #[test]
 fn figures_that_cannot_be_read_are_read_again_and_are_no_recovery() {
