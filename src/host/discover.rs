@@ -88,9 +88,9 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// Whether it may be had a little later: no watch was free, or a directory could not be read.
+    /// Whether it may be had a little later.
     pub fn may_pass(&self) -> bool {
-        self.unwatched > 0 || self.unreadable > 0
+        self.unreadable > 0
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -205,6 +205,13 @@ fn interest(path: &Path) -> Option<Holds> {
         Holds::Nothing if cgroup_path::classify(path).is_none() => None,
         holds => Some(holds),
     }
+}
+
+/// Whether a limit stands in this file. One that cannot be read is none: the outer container has
+/// one.
+pub fn is_limited(file: &Path) -> bool {
+    let text = fs::read(file).unwrap_or_default();
+    matches!(parse::limit(&text), Ok(Limit::At(_)))
 }
 
 /// One walk: breadth first, so that what a bound cuts off is deep in somebody's own part.
@@ -348,11 +355,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A limit of the group's own. One that cannot be read is none: the outer container has one.
     fn has_limit(&self, path: &Path) -> bool {
-        let file = self.root.join(path).join(self.limit_file);
-        let text = fs::read(file).unwrap_or_default();
-        matches!(parse::limit(&text), Ok(Limit::At(_)))
+        is_limited(&self.root.join(path).join(self.limit_file))
     }
 
     /// The directories in `path` that may be containers or hold some.

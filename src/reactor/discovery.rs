@@ -137,8 +137,13 @@ fn place(
     root: &Path,
     path: &Path,
     mask: AddWatchFlags,
+    refused: &mut bool,
 ) -> bool {
-    let placed = watches.set(path, |path| inotify.add_watch(&root.join(path), mask).ok());
+    let placed = watches.set(path, |path| {
+        let added = inotify.add_watch(&root.join(path), mask);
+        *refused |= added.is_err_and(|errno| sys::may_pass(&errno.into()));
+        added.ok()
+    });
     if let Some(stale) = placed.stale {
         let _ = inotify.rm_watch(stale);
     }
@@ -176,15 +181,31 @@ impl Reactor {
         let inotify = &self.inotify;
         let root = self.hierarchies.memory_root();
         let knows = |parent: &str, id: &str| sources.knows(parent, id);
-        let mut watch =
-            |path: &Path| place(directories, inotify, root, path, discover::DIRECTORY_MASK);
-        match from {
+        let mut refused = false;
+        let mut watch = |path: &Path| {
+            place(directories, inotify, root, path, discover::DIRECTORY_MASK, &mut refused)
+        };
+        let scan = match from {
             Some(path) => discover::look_into(&self.hierarchies, path, &knows, &mut watch),
             None => discover::scan(&self.hierarchies, &knows, &mut watch),
+        };
+        if refused {
+            self.mend_later(None);
+        }
+        scan
+    }
+
+    /// What a walk has found.
+    fn take(&mut self, scan: Scan) {
+        // Their limits are watched by now: what comes after this second walk is told.
+        for path in self.take_once(scan) {
+            let scan = self.walk(Some(&path));
+            self.take_once(scan);
         }
     }
 
-    fn take(&mut self, scan: Scan) {
+    /// Gives those that got a limit of their own between the walk and the watch on its file.
+    fn take_once(&mut self, scan: Scan) -> Vec<PathBuf> {
         if !scan.skipped.is_nothing() {
             self.count_trouble(Trouble::WalkIncomplete);
             if scan.skipped.may_pass() {
@@ -196,20 +217,30 @@ impl Reactor {
             }
         }
         let limit_file = discover::limit_file(&self.hierarchies);
+        let mut limited = Vec::new();
+        let mut refused = false;
         // One that is watched tells of its limit by itself: inotify gives a file one watch only.
-        for found in &scan.covered {
+        for found in scan.covered {
             if self.at(&found.path).is_some() {
                 continue;
             }
             let root = self.hierarchies.memory_root();
             let file = found.path.join(limit_file);
-            place(&mut self.discovery.covered, &self.inotify, root, &file, discover::LIMIT_MASK);
+            let Discovery { covered, .. } = &mut self.discovery;
+            place(covered, &self.inotify, root, &file, discover::LIMIT_MASK, &mut refused);
+            if discover::is_limited(&root.join(&file)) {
+                limited.push(found.path);
+            }
+        }
+        if refused {
+            self.mend_later(None);
         }
         for found in scan.containers {
             self.add(found);
         }
         self.regroup();
         self.look_at_fresh();
+        limited
     }
 
     /// Only when they are grouped it is known whose processes each of them ranks.

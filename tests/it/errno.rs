@@ -332,19 +332,23 @@ fn is_frozen(container: &Container) -> bool {
     file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
 }
 
-/// How often each call is made in an episode in which nothing fails.
-fn baseline(ground: &Ground, tree: Tree) -> Option<BTreeMap<String, usize>> {
+/// Whether processes can be traced here; if not, says why.
+pub fn has_strace() -> bool {
     let there = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output();
     match there {
-        Err(error) => {
-            skip(format!("strace: {error}"));
-            return None;
-        }
+        Err(error) => skip(format!("strace: {error}")),
         Ok(done) if !done.status.success() => {
             skip(format!("strace: {}", String::from_utf8_lossy(&done.stderr).trim()));
-            return None;
         }
-        Ok(_) => {}
+        Ok(_) => return true,
+    }
+    false
+}
+
+/// How often each call is made in an episode in which nothing fails.
+fn baseline(ground: &Ground, tree: Tree) -> Option<BTreeMap<String, usize>> {
+    if !has_strace() {
+        return None;
     }
     let played = play(ground, tree, None);
     assert!(played.wrong.is_empty() && played.spared.is_none(), "{played:?}");

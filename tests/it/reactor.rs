@@ -4,12 +4,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use nbguard::report::{Incident, Kind, Verdict};
 use nbguard::units::Bytes;
 
 use crate::binary;
 use crate::daemon::{House, ground, is_kill, start, victim};
+use crate::errno::has_strace;
 use crate::ground::{Container, Ground, alone, eventually};
 use crate::notebooks::{Server, Stranger};
 
@@ -303,6 +306,38 @@ fn a_nested_container_that_got_a_limit_is_heard_of_when_it_gets_another() {
     daemon.hear("READY=1");
     inner.limit(Bytes::mib(96));
     house.told(&format!("{:?}: the limit is now {}", ground.tag, Bytes::mib(96).0), 0);
+    assert!(daemon.stop().success());
+}
+
+/// As an engine does it: the group first, its limit a moment later, while it is being looked at.
+/// Each watch takes 20 ms to be put up here, so that some of the limits come in between.
+#[test]
+fn a_limit_that_comes_while_its_watch_is_put_up_is_seen() {
+    let _alone = alone();
+    let Some(ground) = ground() else { return };
+    if !has_strace() {
+        return;
+    }
+    let house = House::new(&ground, "at-once");
+    house.configure(&format!("[[rule]]\nname = \"{}\"\nignore = false", ground.tag));
+    let outer = container(&ground, &house);
+    let slow =
+        ["-e", "trace=inotify_add_watch", "-e", "inject=inotify_add_watch:delay_enter=20000"];
+    let strace = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", "signal=none"];
+    let daemon = house.start_through(&[&strace[..], &slow].concat(), &binary("nbguardd"));
+    let words = format!("{:?}: limit {}", ground.tag, Bytes::mib(128));
+    let inner: Vec<Nested> = (0..12)
+        .map(|at| {
+            let nested = Nested::new(&outer, &ground.next_id());
+            thread::sleep(Duration::from_millis(4 * at));
+            nested.limit(Bytes::mib(128));
+            house.wait(&format!("the limit after {} ms", 4 * at), |house| {
+                (house.log().matches(&words).count() > at as usize).then_some(())
+            });
+            nested
+        })
+        .collect();
+    drop(inner);
     assert!(daemon.stop().success());
 }
 
