@@ -30,6 +30,15 @@ pub fn doing(frames: &[Frame]) -> Doing {
     }
 }
 
+/// Whether the main thread's calls may have been read while they changed: a generator is unlinked
+/// from who called it at each of its values, and they seem to begin with it. They begin with a
+/// module, but where Python is embedded.
+pub fn seems_torn(frames: &[Frame]) -> bool {
+    let is_start =
+        |frame: &Frame| ["<module>", "_run_module_as_main"].contains(&frame.name.as_str());
+    frames.last().is_some_and(|outermost| !is_start(outermost))
+}
+
 /// Code of a cell, on any thread: the names that IPython and ipykernel give to cells.
 pub fn is_of_a_cell(frame: &Frame) -> bool {
     let name = frame.filename.rsplit('/').next().unwrap_or_default();
@@ -99,6 +108,19 @@ mod tests {
         "IPKernelApp.start /s/ipykernel/kernelapp.py",
         "<module> /s/ipykernel_launcher.py",
     ];
+
+    #[test]
+    fn calls_that_begin_with_a_generator_are_torn() {
+        let whole = ["f.<locals>.<genexpr> /w/a.py", "f /w/a.py", "<module> /w/a.py"];
+        assert!(seems_torn(&frames(&whole[..1])));
+        assert!(!seems_torn(&frames(&whole)) && !seems_torn(&frames(&LOOP)));
+        assert!(!seems_torn(&frames(&[
+            "_run_code <frozen runpy>",
+            "_run_module_as_main <frozen runpy>"
+        ])));
+        // Nothing is told twice of who has no calls.
+        assert!(!seems_torn(&[]));
+    }
 
     #[test]
     fn the_frames_of_a_kernel_are_told_apart() {

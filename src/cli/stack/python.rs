@@ -45,7 +45,8 @@ pub fn look(
     let inner_pid = process.inner_pid();
     let shape = Shape::of(spy.version.major, spy.version.minor);
     repeat(asked, answers, began, || {
-        let traces = traces(&mut spy).map_err(|error| failure(process, mapped, &error))?;
+        let traces =
+            traces(&mut spy, inner_pid).map_err(|error| failure(process, mapped, &error))?;
         let mut pages = Pages::new(&memory);
         let main = main_of(&traces, inner_pid);
         let (state, cell) = state(&mut pages, shape, &traces, main);
@@ -76,7 +77,10 @@ pub fn look(
 
 /// All threads; of a kernel with the addresses of local variables, since the result of its
 /// cell and its module `__main__` are among them.
-fn traces(spy: &mut PythonSpy) -> Result<Vec<StackTrace>, String> {
+fn traces(spy: &mut PythonSpy, inner_pid: u32) -> Result<Vec<StackTrace>, String> {
+    let is_torn = |traces: &[StackTrace]| {
+        main_of(traces, inner_pid).is_some_and(|main| kernel::seems_torn(&traces[main].frames))
+    };
     let mut tries = 0;
     loop {
         let traces = spy.get_stack_traces();
@@ -86,6 +90,7 @@ fn traces(spy: &mut PythonSpy) -> Result<Vec<StackTrace>, String> {
                 spy.config.dump_locals = 1;
                 tries = 0;
             }
+            Ok(traces) if tries < TRIES && is_torn(&traces) => {}
             Ok(traces) => return Ok(traces),
             Err(error) if tries >= TRIES => return Err(format!("{error:#}")),
             Err(_) => {}
