@@ -370,12 +370,15 @@ fn a_child_of_a_denied_apache_finishes_its_request_before_it_ends() {
     assert!(said.ends_with(&format!("done {mib}")), "the request is whole: {said}");
     let victim = incident.victim.as_ref().unwrap();
     assert!(before.contains(&victim.pid), "{victim:?}");
-    assert_eq!(victim.signals, ["USR1"], "it went by itself");
     let row = incident.rows.iter().find(|row| row.pid == victim.pid).unwrap();
     assert_eq!(row.application.as_deref(), Some("apache"));
     assert_eq!(row.listed.as_deref(), Some("deny app:apache"));
+    // One that is known to be idle goes before it, if it is caught between two requests.
+    for victim in house.records().into_iter().filter(is_kill).filter_map(|kill| kill.victim) {
+        assert_eq!(victim.signals, ["USR1"], "it went by itself: {victim:?}");
+    }
     assert!(apache.master.try_wait().unwrap().is_none() && server.notebooks[0].is_alive());
-    assert_eq!((victims(&house), container.oom_kills()), (vec![victim.pid], 0));
+    assert_eq!(container.oom_kills(), 0);
     assert!(daemon.stop().success());
 }
 
