@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 
 use super::counters::Trouble;
 use super::helper::Question;
+use super::retry::Retry;
 use super::token::{For, next_generation};
 use super::watch::{self, Domain, High, Kind, Steps, Watch, unit_of};
 use super::{Reactor, leaves_free};
@@ -83,9 +84,8 @@ pub(super) struct Discovery {
     told_descriptors: bool,
     /// When the descriptions that were incomplete are tried again.
     again: Option<Moment>,
-    /// When what could not be armed is tried again, and how long it is waited for the next time.
-    mend: Option<Moment>,
-    mend_pause: Duration,
+    /// When what could not be armed is tried again.
+    mend: Retry,
 }
 
 impl Discovery {
@@ -101,13 +101,12 @@ impl Discovery {
             told_skipped: false,
             told_descriptors: false,
             again: None,
-            mend: None,
-            mend_pause: MEND_FIRST,
+            mend: Retry::new(MEND_FIRST, MEND_LONGEST),
         }
     }
 
     pub fn deadline(&self) -> Option<Moment> {
-        [self.again, self.mend].into_iter().flatten().min()
+        [self.again, self.mend.at()].into_iter().flatten().min()
     }
 
     fn ask_again(&mut self, at: Moment) {
@@ -722,18 +721,13 @@ impl Reactor {
             watch.lame = true;
         }
         let now = self.now();
-        let Discovery { mend, mend_pause, .. } = &mut self.discovery;
-        if mend.is_none() {
-            *mend = Some(now.plus(*mend_pause));
-            *mend_pause = (*mend_pause * 2).min(MEND_LONGEST);
-        }
+        self.discovery.mend.want(now);
     }
 
     fn run_mending(&mut self, now: Moment) {
-        if self.discovery.mend.is_none_or(|at| at > now) {
+        if !self.discovery.mend.is_due(now) {
             return;
         }
-        self.discovery.mend = None;
         let lame = self.watches.iter_mut().flatten().filter(|watch| watch.lame);
         let lame: Vec<WatchId> = lame
             .map(|watch| {
@@ -749,8 +743,7 @@ impl Reactor {
             }
         }
         self.rescan();
-        if self.discovery.mend.is_none() {
-            self.discovery.mend_pause = MEND_FIRST;
+        if self.discovery.mend.tried() {
             info!("whatever could not be read or armed before was tried again");
         }
     }

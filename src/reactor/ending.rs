@@ -11,6 +11,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::helper::{Asker, Question, Work};
+use super::retry::Retry;
 use super::token::For;
 use super::{Reactor, domain_of, leaves_free};
 use crate::act::kill::{Job, MOST_SWEEPS, Signals, Spare, Standing, TRACKER_TIME, UNREAD_TIME};
@@ -62,9 +63,8 @@ pub(super) struct Endings {
     serial: u32,
     /// Serial numbers of one turn, with their room.
     turn: Vec<u32>,
-    /// When those are thawed who could not be, and how long it is waited for the next time.
-    thaw_at: Option<Moment>,
-    thaw_pause: Duration,
+    /// When those are thawed who could not be.
+    thaw: Retry,
 }
 
 impl Ending {
@@ -81,8 +81,7 @@ impl Endings {
             spare: Vec::new(),
             serial: 0,
             turn: Vec::with_capacity(4),
-            thaw_at: None,
-            thaw_pause: THAW_FIRST,
+            thaw: Retry::new(THAW_FIRST, THAW_LONGEST),
         };
         let first = endings.make();
         endings.spare.push(first);
@@ -144,7 +143,7 @@ impl Endings {
                     .flatten();
                 [unread, trackers].into_iter().flatten().min()
             })
-            .chain(self.thaw_at)
+            .chain(self.thaw.at())
             .min()
     }
 }
@@ -499,7 +498,8 @@ impl Reactor {
             // The note stays, for another try, and after a crash for the next start.
             warn!("{:?}: not thawed: {error}", watch.name());
             if !tripwire::is_gone(&error) {
-                self.thaw_later();
+                let now = self.now();
+                self.endings.thaw.want(now);
             }
             return;
         }
@@ -511,21 +511,11 @@ impl Reactor {
         self.save_state();
     }
 
-    fn thaw_later(&mut self) {
-        let now = self.now();
-        let Endings { thaw_at, thaw_pause, .. } = &mut self.endings;
-        if thaw_at.is_none() {
-            *thaw_at = Some(now.plus(*thaw_pause));
-            *thaw_pause = (*thaw_pause * 2).min(THAW_LONGEST);
-        }
-    }
-
     /// Once more, whoever should have been thawed by now.
     fn thaw_again(&mut self, now: Moment) {
-        if self.endings.thaw_at.is_none_or(|at| at > now) {
+        if !self.endings.thaw.is_due(now) {
             return;
         }
-        self.endings.thaw_at = None;
         let frozen: Vec<u64> =
             self.state.changed.iter().filter(|c| c.frozen).map(|c| c.inode).collect();
         for inode in frozen {
@@ -537,14 +527,12 @@ impl Reactor {
                 None => {
                     self.thaw_left_over();
                     if self.state.changed.iter().any(|c| c.frozen && c.inode == inode) {
-                        self.thaw_later();
+                        self.endings.thaw.want(now);
                     }
                 }
             }
         }
-        if self.endings.thaw_at.is_none() {
-            self.endings.thaw_pause = THAW_FIRST;
-        }
+        self.endings.thaw.tried();
     }
 
     /// Those whose time is over, exits that nobody told of, and jobs in which nobody is left.

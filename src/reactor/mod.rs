@@ -29,6 +29,7 @@ mod log;
 mod message;
 mod orders;
 mod record;
+mod retry;
 mod survey;
 mod token;
 mod tripwire;
