@@ -2,7 +2,7 @@
 //! Parsed by hand: clap would double the resident binary for two options.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use crate::cli::exit::{self, Exit};
 use crate::cli::files;
 use crate::host::mode;
 use crate::reactor::{self, Error, Options};
+use crate::sys;
 
 /// An option of the daemon.
 pub struct Opt {
@@ -175,10 +176,11 @@ fn tool() -> Option<PathBuf> {
 }
 
 fn exit_of(error: &Error) -> Exit {
-    let passes = |error: io::Error| crate::sys::may_pass(&error);
     match error {
-        Error::Unreadable(error) if crate::sys::may_pass(error) => Exit::Wrong,
-        Error::Cgroups(mode::Error::MountInfo(errno)) if passes((*errno).into()) => Exit::Wrong,
+        Error::Unreadable(error) if sys::may_pass(error) => Exit::Wrong,
+        Error::Cgroups(mode::Error::MountInfo(errno)) if sys::may_pass(&(*errno).into()) => {
+            Exit::Wrong
+        }
         Error::Config(_) | Error::Unreadable(_) => Exit::Config,
         Error::Running(_) | Error::Cgroups(_) | Error::Unfit(_) => Exit::CannotWork,
         // It may work at the next attempt: the unit starts again after this one, a few times.

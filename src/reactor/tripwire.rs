@@ -5,7 +5,6 @@
 //! Raised: the file at once, in the loop, the property after it. Lowered below usage: the helper
 //! goes down in small steps first, since the writer has to reclaim the difference.
 
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
 use ::log::{error, info, warn};
@@ -401,8 +400,7 @@ impl Reactor {
             let value = parse_limit(&changed.original);
             match tripwire::write_high(dir.as_fd(), value) {
                 Ok(()) => info!("{}: memory.high is {value} again", changed.dir.display()),
-                // v1 has none: it was noted for having been frozen.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // Gone by now; or v1, which has none: it was noted for having been frozen.
                 Err(error) if tripwire::is_gone(&error) => {}
                 Err(error) => {
                     warn!("{}: memory.high: {error}", changed.dir.display());
