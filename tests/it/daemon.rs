@@ -248,6 +248,13 @@ impl Daemon {
         }
     }
 
+    /// Has it read its configuration again, and waits until it has.
+    pub fn reload(&mut self) {
+        self.signal(libc::SIGHUP);
+        self.hear("RELOADING=1");
+        self.hear("READY=1");
+    }
+
     pub fn signal(&self, signal: i32) {
         let fd = pidfd::open(self.pid()).unwrap();
         pidfd::send(fd.as_fd(), signal).unwrap();

@@ -158,9 +158,7 @@ fn play(ground: &Ground, tree: Tree, point: Option<&Point>) -> Played {
         Some(point) => format!("trace={},{WAIT}", point.call),
         None => format!("trace={},{WAIT}", calls.join(",")),
     };
-    // -D: the daemon stays our child, and strace is a grandchild.
-    let mut words =
-        vec!["strace", "-D", "-f", "-q", "-o", &trace, "-e", &traced, "-e", "signal=none"];
+    let mut words = strace(&trace, &traced);
     let inject = point.map(|point| format!("inject={}", point.words())).unwrap_or_default();
     if point.is_some() {
         words.extend(["-e", &inject]);
@@ -312,7 +310,7 @@ fn check(
     {
         wrong(format!("it is spared: {why}"));
     }
-    let is_left = || is_frozen(container) || container.high().is_some_and(|high| high != "max");
+    let is_left = || container.is_frozen() || container.high().is_some_and(|high| high != "max");
     if is_left() {
         let noted = StateFile::read(&house.folder.path("state/state.json")).unwrap_or_default();
         if noted.changed.is_empty() {
@@ -327,11 +325,6 @@ fn check(
     played.wrong.append(&mut found);
 }
 
-fn is_frozen(container: &Container) -> bool {
-    let file = container.unified_dir().map(|dir| dir.join("cgroup.freeze"));
-    file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
-}
-
 /// Whether processes can be traced here; if not, says why.
 pub fn has_strace() -> bool {
     let there = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output();
@@ -343,6 +336,12 @@ pub fn has_strace() -> bool {
         Ok(_) => return true,
     }
     false
+}
+
+/// What the daemon is started through, so that strace sees these calls and writes them there. It
+/// stays our child (-D), and strace is a grandchild.
+pub fn strace<'a>(trace: &'a str, calls: &'a str) -> Vec<&'a str> {
+    vec!["strace", "-D", "-f", "-q", "-o", trace, "-e", calls, "-e", "signal=none"]
 }
 
 /// How often each call is made in an episode in which nothing fails.

@@ -26,12 +26,6 @@ const WARNED: Bytes = Bytes::mib(210);
 /// 90 % of it, and a little, so that the kernel's batches do not hide the crossing.
 const PRESSED: Bytes = Bytes::mib(236);
 
-fn is_frozen(container: &Container) -> bool {
-    let file = container.unified_dir().map(|dir| dir.join("cgroup.freeze"));
-    let text = file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
-    text.trim() == "1"
-}
-
 fn state(house: &House) -> StateFile {
     StateFile::read(&house.folder.path("state/state.json")).unwrap()
 }
@@ -39,7 +33,7 @@ fn state(house: &House) -> StateFile {
 /// After a clean stop nothing that the guard did is left.
 fn check_nothing_left(house: &House, container: &Container) {
     assert_eq!(state(house).changed, [], "still noted");
-    assert!(!is_frozen(container), "frozen");
+    assert!(!container.is_frozen(), "frozen");
     assert!(container.high().is_none_or(|high| high == "max"), "{:?}", container.high());
     assert_eq!(container.oom_kills(), 0, "the kernel's own killer acted");
 }
@@ -128,11 +122,9 @@ fn at_step(step: Step, done: impl FnOnce(&House, Daemon) -> Daemon) {
     let Scene { house, container, server, daemon, ground: _ground } = scene;
     let [small, large] = &server.notebooks[..] else { unreachable!() };
     let mut daemon = done(&house, daemon);
-    assert!(!is_frozen(&container), "{step:?}");
+    assert!(!container.is_frozen(), "{step:?}");
     // A daemon that was stopped has the old configuration still.
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     if matches!(step, Step::Armed | Step::Warned) {
         large.grow_to(&container, PRESSED);
     }
@@ -223,14 +215,12 @@ fn a_container_that_is_paused_at_any_step_stays_so_and_the_largest_ends_all_the_
         let freeze = dir.join("cgroup.freeze");
         fs::write(&freeze, "1").unwrap();
         daemon.signal(libc::SIGCONT);
-        daemon.signal(libc::SIGHUP);
-        daemon.hear("RELOADING=1");
-        daemon.hear("READY=1");
+        daemon.reload();
         if matches!(step, Step::Armed | Step::Warned) {
             // Whoever is frozen does not grow: nobody is ended for what was there before.
             thread::sleep(Duration::from_millis(500));
             assert_eq!(house.records(), [], "{step:?}");
-            assert!(is_frozen(&container), "{step:?}");
+            assert!(container.is_frozen(), "{step:?}");
             fs::write(&freeze, "0").unwrap();
             large.grow_to(&container, PRESSED);
         }
@@ -238,9 +228,9 @@ fn a_container_that_is_paused_at_any_step_stays_so_and_the_largest_ends_all_the_
         assert_eq!(victim(&incident), Some(large.path.as_str()), "{step:?}");
         large.wait_dead();
         let is_paused = !matches!(step, Step::Armed | Step::Warned);
-        assert_eq!(is_frozen(&container), is_paused, "{step:?}");
+        assert_eq!(container.is_frozen(), is_paused, "{step:?}");
         assert!(daemon.stop().success());
-        assert_eq!(is_frozen(&container), is_paused, "{step:?}: after the stop");
+        assert_eq!(container.is_frozen(), is_paused, "{step:?}: after the stop");
         assert!(small.is_alive() && server.is_alive(), "{step:?}");
         fs::write(&freeze, "0").unwrap();
         let kills = house.records().iter().filter(|incident| is_kill(incident)).count();
@@ -261,9 +251,7 @@ fn a_container_that_is_removed_at_any_step_leaves_nothing_and_costs_no_other() {
         daemon.signal(libc::SIGCONT);
         house.told(&format!("{:?} is watched no longer", container.name()), 0);
         assert_eq!(state(&house).changed, [], "{step:?}");
-        daemon.signal(libc::SIGHUP);
-        daemon.hear("RELOADING=1");
-        daemon.hear("READY=1");
+        daemon.reload();
         let other = house.container(&ground, LIMIT);
         let next = Server::start(&other, 2, 0);
         house.told(&format!("watching {:?}", other.name()), 0);
@@ -333,10 +321,10 @@ fn whom_a_killed_guard_has_frozen_is_thawed_and_whom_somebody_else_froze_is_not(
     });
     left.write(&house.folder.path("state/state.json")).unwrap();
     let daemon = start(&house);
-    assert!(!is_frozen(&ours), "{}", house.log());
-    assert!(is_frozen(&theirs), "its user's business");
+    assert!(!ours.is_frozen(), "{}", house.log());
+    assert!(theirs.is_frozen(), "its user's business");
     assert!(daemon.stop().success());
-    assert!(is_frozen(&theirs));
+    assert!(theirs.is_frozen());
     check_nothing_left(&house, &ours);
     assert_eq!(times(&house, "WARN"), 0, "{}", house.log());
 }
@@ -413,7 +401,7 @@ fn nobody_is_frozen_whom_nobody_would_thaw() {
             whole_is_gone(&container);
         }
         assert!(small.is_alive() && server.is_alive(), "{round}");
-        eventually("nobody is frozen", || (!is_frozen(&container)).then_some(()));
+        eventually("nobody is frozen", || (!container.is_frozen()).then_some(()));
     }
     assert!(times(&house, "after a crash tripwires would stay") <= 1, "{}", house.log());
     assert_eq!(house.records().iter().filter(|i| is_kill(i)).count(), kills);

@@ -210,6 +210,11 @@ impl Container {
         Some(text.trim().to_owned())
     }
 
+    pub fn is_frozen(&self) -> bool {
+        let file = self.unified_dir().map(|dir| dir.join("cgroup.freeze"));
+        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "1")
+    }
+
     /// What the kernel's own OOM killer did here.
     pub fn oom_kills(&self) -> u64 {
         let name = if self.is_v2 { "memory.events" } else { "memory.oom_control" };

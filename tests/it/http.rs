@@ -266,9 +266,7 @@ fn on_tcp_the_name_and_the_token_must_be_right() {
     doors.tcp("").refused(403);
     doors.tcp("Host: localhost\r\nHost: evil.example\r\n").refused(400);
     house.configure_http(&format!("{listen}token_file = {file:?}\n"));
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     let with =
         |token: &str| doors.tcp(&format!("Host: localhost\r\nAuthorization: Bearer {token}\r\n"));
     assert_eq!(with(token).code, 200);
@@ -282,9 +280,7 @@ fn on_tcp_the_name_and_the_token_must_be_right() {
     assert_eq!(doors.get("/healthz").code, 200, "the host's own socket asks for none");
     // A token that others may read is none, and without it nothing listens.
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     house.told("others may read it", 0);
     assert!(TcpStream::connect(doors.tcp.unwrap()).is_err());
     assert_eq!(doors.get("/healthz").code, 200);
@@ -557,16 +553,12 @@ fn what_cannot_be_opened_is_told_and_the_rest_goes_on() {
     // Once the way is free a reload opens them.
     fs::remove_file(house.folder.path("http.sock")).unwrap();
     drop(taken);
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     let doors = Doors { tcp: Some(([127, 0, 0, 1], port).into()), ..Doors::of(&house) };
     assert_eq!(doors.get("/healthz").code, 200);
     assert_eq!(doors.tcp("Host: localhost\r\n").code, 200);
     house.configure_http("");
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     assert!(TcpStream::connect(doors.tcp.unwrap()).is_err(), "closed by the reload");
     assert_eq!(doors.get("/healthz").code, 200);
     assert!(daemon.stop().success());

@@ -12,7 +12,7 @@ use nbguard::units::Bytes;
 
 use crate::binary;
 use crate::daemon::{House, ground, is_kill, start, victim};
-use crate::errno::has_strace;
+use crate::errno::{has_strace, strace};
 use crate::ground::{Container, Ground, alone, eventually};
 use crate::notebooks::{Server, Stranger};
 
@@ -123,9 +123,7 @@ fn a_bad_configuration_is_refused_at_reload_and_the_old_one_stays() {
     let server = Server::start(&container, 1, 0);
     let mut daemon = start(&house);
     house.configure("dry_run = true\nthreshhold = \"50%\"");
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     house.told("the configuration stays as it was", 0);
     house.told("threshold", house.log().find("stays as it was").unwrap());
     server.notebooks[0].grow_to(&container, PRESSED);
@@ -229,9 +227,7 @@ fn a_container_that_goes_in_mid_episode_takes_nothing_with_it() {
     // The file of records is open from the first record on.
     eventually("descriptors are back", || (daemon.descriptors() <= descriptors + 1).then_some(()));
     house.configure("");
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     let second = container(&ground, &house);
     let server = Server::start(&second, 1, 0);
     house.told(&second.name(), 0);
@@ -301,9 +297,7 @@ fn a_nested_container_that_got_a_limit_is_heard_of_when_it_gets_another() {
     inner.limit(Bytes::mib(128));
     house.told(&words(Bytes::mib(128)), 0);
     // All groups are looked at again.
-    daemon.signal(libc::SIGHUP);
-    daemon.hear("RELOADING=1");
-    daemon.hear("READY=1");
+    daemon.reload();
     inner.limit(Bytes::mib(96));
     house.told(&format!("{:?}: the limit is now {}", ground.tag, Bytes::mib(96).0), 0);
     assert!(daemon.stop().success());
@@ -321,10 +315,9 @@ fn a_limit_that_comes_while_its_watch_is_put_up_is_seen() {
     let house = House::new(&ground, "at-once");
     house.configure(&format!("[[rule]]\nname = \"{}\"\nignore = false", ground.tag));
     let outer = container(&ground, &house);
-    let slow =
-        ["-e", "trace=inotify_add_watch", "-e", "inject=inotify_add_watch:delay_enter=20000"];
-    let strace = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", "signal=none"];
-    let daemon = house.start_through(&[&strace[..], &slow].concat(), &binary("nbguardd"));
+    let mut slow = strace("/dev/null", "trace=inotify_add_watch");
+    slow.extend(["-e", "inject=inotify_add_watch:delay_enter=20000"]);
+    let daemon = house.start_through(&slow, &binary("nbguardd"));
     let words = format!("{:?}: limit {}", ground.tag, Bytes::mib(128));
     let inner: Vec<Nested> = (0..12)
         .map(|at| {
