@@ -534,10 +534,8 @@ def part_packages():
 def part_package_in_vm(guest="trixie"):
     """The deb on a booted Debian: installed, upgraded, downgraded, removed, purged."""
     name = f"package on {guest}"
-    if "no_vm" in FOUND:
-        return Count(skipped=[f"{name}: {FOUND['no_vm']}"])
-    if "binaries" not in FOUND:
-        return Count(skipped=[f"{name}: there are no release binaries"])
+    if why := no_guest():
+        return Count(skipped=[f"{name}: {why}"])
     out = REPOSITORY / "target/package-test"
     done = run(name, ["packaging/build.sh", "--binaries", FOUND["binaries"], "--php", "none", "--out", out], 600)
     found = sorted(out.glob("nbguard_*.deb"))
@@ -641,6 +639,11 @@ def part_image():
     return Count()
 
 
+def no_guest():
+    """Why no guard can be tried in a virtual machine here, or None."""
+    return FOUND.get("no_vm") or (None if "binaries" in FOUND else "there are no release binaries")
+
+
 def part_vm(what, scenarios, guard="nbguard", guest=None, seconds=2700):
     """Scenarios in the virtual Docker host. Each is a test; with `--guard none` it only has to run.
 
@@ -653,10 +656,8 @@ def part_vm(what, scenarios, guard="nbguard", guest=None, seconds=2700):
 
 
 def play(what, scenarios, guard, guest, seconds):
-    if "no_vm" in FOUND:
-        return Count(skipped=[f"{what}: {name}: {FOUND['no_vm']}" for name in scenarios])
-    if "binaries" not in FOUND:
-        return Count(skipped=[f"{what}: {name}: there are no release binaries" for name in scenarios])
+    if why := no_guest():
+        return Count(skipped=[f"{what}: {name}: {why}" for name in scenarios])
     words = [sys.executable, "tests/vm/run", "--guard", guard, "--log", LOGS / "vm",
              *(["--guest", guest] if guest else []), *[SCENARIOS / f"{name}.toml" for name in scenarios]]
     done = run(what, words, seconds, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
@@ -689,10 +690,8 @@ def play(what, scenarios, guard, guest, seconds):
 
 def part_peers():
     """What the table of guards lacks is played, and the README's copy of it written."""
-    if "no_vm" in FOUND:
-        return Count(skipped=[f"table of guards: {FOUND['no_vm']}"])
-    if "binaries" not in FOUND:
-        return Count(skipped=["table of guards: there are no release binaries"])
+    if why := no_guest():
+        return Count(skipped=[f"table of guards: {why}"])
     return step("tests/vm/compare", ["tests/vm/compare"], 6 * 3600, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
                 show=lambda line: line if line.startswith(("compare:", "vm:")) else None)
 
