@@ -1,13 +1,17 @@
-"""Every test of this tree, one part after the other: tests/run [--quick | --all].
+"""Every test of this tree, one part after the other: tests/run [--quick | --all [--part NAME]…].
 
 Lints, unit and integration tests, the demo, the status page in Chromium, live tests on this
 kernel, and the virtual Docker host, whose image is built while cargo builds. A part that cannot run
 here says why and counts as skipped; one that hangs is ended and counts as failed. The last line is
 `N passed, N failed, N skipped`; the exit code is 0 only if nothing failed.
+
+--all takes hours and may be stopped at any time: a part that passed on the very same committed
+sources is not run again, but counted as it was (.cache/proof; a fresh clone begins afresh).
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -23,14 +27,23 @@ import traceback
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SCENARIOS = REPOSITORY / "tests/vm/scenarios"
 LOGS = REPOSITORY / ".cache/test-logs"
+# What --all has behind it: a file of each part.
+PROOF = REPOSITORY / ".cache/proof"
+# A run writes these itself, or they are read by people alone.
+NO_SOURCES = ["README.md", "CHANGELOG.md", "tests/fuzz/README.md", "tests/vm/results"]
+# These bring what later parts need, whatever passed before.
+BRING = {"setup", "cargo build --release", "guest image"}
 
 # One boot: these want the same host.
 ONE_BOOT = ["a-one-grows", "b-family-of-workers", "e1-shared-memory", "h-two-containers",
             "k1-daemon-killed-before", "l1-limit-changes-while-watching", "p-protected", "r1-terminal-hog",
             "y1-php-goes-on", "y2-notebooks-idle-first", "y3-stacks-from-outside", "y4-php-tells-itself"]
 
-# Seconds. A whole run must end within 80 minutes whatever hangs; --all plays some hundred
-# scenarios at about 40 s each, the table of guards, and gives each fuzzer ten minutes.
+# Scenarios of one part of --all: what a stop in the middle loses.
+AT_ONCE = 10
+
+# Seconds. A whole run must end within 80 minutes whatever hangs; --all plays every scenario at
+# about 45 s each, the table of guards, and gives each fuzzer ten minutes.
 WHOLE_RUN = {"default": 78 * 60, "all": 20 * 3600}
 # Kept for telling the result, and for ending what is still running.
 RESERVE = 60
@@ -100,6 +113,10 @@ RUNNING = []
 FOUND = {}
 
 
+def slug(name):
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def say(text):
     seconds = int(time.monotonic() - BEGAN)
     print(f"[{seconds // 60:2}:{seconds % 60:02}] {text}", flush=True)
@@ -112,7 +129,7 @@ class Command:
         self.name = name
         self.show = show
         LOGS.mkdir(parents=True, exist_ok=True)
-        self.path = LOGS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.log"
+        self.path = LOGS / f"{slug(name)}.log"
         self.log = open(self.path, "w")
         self.out, self.err = [], []
         self.late = False
@@ -662,6 +679,7 @@ def play(what, scenarios, guard, guest, seconds):
              *(["--guest", guest] if guest else []), *[SCENARIOS / f"{name}.toml" for name in scenarios]]
     done = run(what, words, seconds, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
                show=lambda line: line if line.startswith("vm:") else None)
+    (LOGS / f"{slug(what)}.json").write_text("".join(f"{line}\n" for line in done.out if line.startswith("{")))
     count = Count()
     left = list(scenarios)
     if done.code == VM_CANNOT_RUN:
@@ -688,17 +706,46 @@ def play(what, scenarios, guard, guest, seconds):
     return count
 
 
+def part_scenarios(what, names):
+    """Scenarios with the guard; those that the table of guards has are its rows as well."""
+    count = part_vm(what, names, seconds=3600)
+    lines = [path for word in (what, f"{what} again") if (path := LOGS / f"{slug(word)}.json").exists()]
+    if lines:
+        count.add(compare("--minutes", "0", *(word for path in lines for word in ("--take", path))))
+    return count
+
+
 def part_peers():
     """What the table of guards lacks is played, and the README's copy of it written."""
     if why := no_guest():
         return Count(skipped=[f"table of guards: {why}"])
-    return step("tests/vm/compare", ["tests/vm/compare"], 6 * 3600, env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
+    return compare()
+
+
+def compare(*words):
+    return step("tests/vm/compare", ["tests/vm/compare", *words], 6 * 3600,
+                env={"NBGUARD_BIN_DIR": str(FOUND["binaries"])},
                 show=lambda line: line if line.startswith(("compare:", "vm:")) else None)
 
 
-def part_fuzz():
-    """Ten million runs or ten minutes of each target; a finding is a failure."""
-    return step("tests/fuzz/run", ["tests/fuzz/run"], 4 * 3600)
+def part_fuzz(target):
+    """Ten million runs or ten minutes of one target; a finding is a failure."""
+    return step(f"fuzz {target}", ["tests/fuzz/run", "--record", target], 1800,
+                show=lambda line: line if line.startswith("|") else None)
+
+
+def fuzz_targets():
+    return re.findall(r'^    \("(\w+)", ', (REPOSITORY / "tests/fuzz/targets/lib.rs").read_text(), re.M)
+
+
+def batches():
+    """Every scenario, those together that want the same boot."""
+    sys.path.insert(0, str(SCENARIOS.parent))
+    import scenario
+    boots = {}
+    for path in sorted(SCENARIOS.glob("*.toml")):
+        boots.setdefault(scenario.boot_key(scenario.load(path)), []).append(path.stem)
+    return [names[first:first + AT_ONCE] for names in boots.values() for first in range(0, len(names), AT_ONCE)]
 
 
 # ---- which parts, and the result
@@ -736,16 +783,16 @@ def parts(options):
     if not options.all:
         yield "Docker host in a VM", lambda: part_vm("vm", ONE_BOOT)
         return
-    every = sorted(path.stem for path in SCENARIOS.glob("*.toml"))
-    hours = 3 * 3600
-    yield "Docker host in a VM, every scenario", lambda: part_vm("vm", every, seconds=hours)
-    yield "the kernel alone, every scenario", lambda: part_vm("vm-alone", every, guard="none", seconds=hours)
+    for names in batches():
+        what = f"vm {names[0]} to {names[-1]}"
+        yield what, lambda what=what, names=names: part_scenarios(what, names)
     yield "the table of guards", part_peers
     for guest in ("bookworm", "forky"):
         yield f"the package on {guest}", lambda guest=guest: part_package_in_vm(guest)
         yield f"Docker host in a VM, {guest}", \
             lambda guest=guest: part_vm(f"vm-{guest}", ONE_BOOT, guest=guest, seconds=5400)
-    yield "fuzzing", part_fuzz
+    for target in fuzz_targets():
+        yield f"fuzz {target}", lambda target=target: part_fuzz(target)
 
 
 def run_part(name, work):
@@ -769,6 +816,42 @@ def run_part(name, work):
     return count
 
 
+# ---- what --all has behind it
+
+
+def sources():
+    """A hash of everything that is tested; None if something of it is not committed."""
+    def git(*words):
+        left_out = [f":!{path}" for path in NO_SOURCES]
+        return subprocess.run(["git", *words, "--", ".", *left_out], cwd=REPOSITORY, capture_output=True)
+
+    listed, changed = git("ls-files", "--stage"), git("status", "--porcelain")
+    if listed.returncode != 0 or changed.returncode != 0 or changed.stdout:
+        return None
+    return hashlib.sha256(listed.stdout).hexdigest()
+
+
+def passed_before(name, key):
+    """What a part came to on the same sources, or None."""
+    try:
+        known = json.loads((PROOF / f"{slug(name)}.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if key is None or known["sources"] != key:
+        return None
+    say(f"{name}: passed on these sources at {known['at']}")
+    return Count(passed=known["passed"], skipped=known["skipped"])
+
+
+def keep(name, key, count):
+    if key is None or count.failed or key != sources():
+        return
+    PROOF.mkdir(parents=True, exist_ok=True)
+    (PROOF / f"{slug(name)}.json").write_text(json.dumps({
+        "part": name, "sources": key, "at": time.strftime("%Y-%m-%d %H:%M"), "passed": count.passed,
+        "skipped": count.skipped}, indent=1) + "\n")
+
+
 def interrupt(*_):
     raise Interrupted
 
@@ -778,19 +861,35 @@ def main():
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="no virtual machine")
     which.add_argument("--all", action="store_true",
-                       help="every scenario, with and without the guard, the other guests, the table of "
-                            "guards, fuzzing: hours")
+                       help="every scenario, the other guests, the table of guards, fuzzing: hours; goes on "
+                            "where it was stopped")
+    parser.add_argument("--part", action="append", default=[], metavar="NAME",
+                        help="of --all only the parts whose name contains this; may be repeated")
     options = parser.parse_args()
+    if options.part and not options.all:
+        parser.error("--part wants --all")
     FOUND["end"] = BEGAN + WHOLE_RUN["all" if options.all else "default"] - RESERVE
     for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(which, interrupt)
+    key = sources() if options.all else None
+    if options.all and key is None:
+        say("something is not committed: what passes is not kept")
     total = Count()
     try:
         for name, work in parts(options):
             if name is None:
                 work()
                 continue
-            total.add(run_part(name, work))
+            brings = name in BRING
+            if options.part and not brings and not any(part in name for part in options.part):
+                continue
+            if not brings and (count := passed_before(name, key)):
+                total.add(count)
+                continue
+            count = run_part(name, work)
+            total.add(count)
+            if not brings:
+                keep(name, key, count)
             if name == "setup" and total.failed:
                 break
     except Interrupted:
