@@ -157,10 +157,12 @@ fn unix(path: &Path, mode: u32) -> Result<Socket, String> {
     Ok(Socket::Unix { listener, folder, name: name.to_owned(), inode })
 }
 
-/// The folder, made where it is not there. One in which somebody else may write is refused: he
+/// The folder, made where it is not there: under any umask one into which others may go, since
+/// that of the notebooks' socket is mounted into containers. One in which somebody else may write is refused: he
 /// could put a socket of his own there, and answer in our name.
 fn folder(path: &Path) -> Result<File, String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let is_new = !path.exists();
     let made = DirBuilder::new().recursive(true).mode(FOLDER).create(path);
     made.map_err(|e| failed(&e))?;
     let folder = File::options()
@@ -174,6 +176,10 @@ fn folder(path: &Path) -> Result<File, String> {
     }
     if about.mode() & 0o022 != 0 {
         return Err(failed(&"others may write in it (chmod 755)"));
+    }
+    if is_new {
+        let wide = fchmod(&folder, Mode::from_bits_truncate(FOLDER));
+        wide.map_err(|errno| failed(&io::Error::from(errno)))?;
     }
     Ok(folder)
 }

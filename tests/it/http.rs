@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,7 +20,7 @@ use crate::daemon::{Daemon, House, ground, start};
 use crate::ground::{Container, PATIENCE, alone};
 use crate::notebooks::Server;
 use crate::schema;
-use crate::skip;
+use crate::{binary, skip};
 
 const LIMIT: Bytes = Bytes::mib(256);
 const PRESSED: Bytes = Bytes::mib(236);
@@ -563,4 +564,18 @@ fn what_cannot_be_opened_is_told_and_the_rest_goes_on() {
     assert_eq!(doors.get("/healthz").code, 200);
     assert!(daemon.stop().success());
     assert!(!Path::new(&doors.host).exists());
+}
+
+/// The unit has `UMask=0077`, and the folder is mounted into containers, whose users are not root.
+#[test]
+fn the_notebooks_socket_can_be_reached_whatever_the_umask() {
+    let Some(ground) = ground() else { return };
+    let house = House::new(&ground, "umask");
+    let words = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""];
+    let daemon = house.start_through(&words, &binary("nbguardd"));
+    let mode =
+        |name: &str| fs::metadata(house.folder.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("notebook"), mode("notebook/nbguard.sock")), (0o755, 0o666));
+    assert_eq!(mode("http.sock"), 0o600);
+    assert!(daemon.stop().success());
 }
