@@ -44,8 +44,6 @@ const MEMBERS_MAX: usize = 256;
 const UNATTRIBUTED_MAX: usize = 8;
 /// The same container holding for the same reason is not told again for this long.
 const HOLD_PAUSE: Duration = Duration::from_secs(600);
-/// Notebooks whose last end is remembered.
-const RECENT_MAX: usize = 1024;
 
 pub(super) fn log_file(config: &Config) -> Log {
     Log::new(&config.record.path, config.record.max_size, config.record.keep)
@@ -87,27 +85,22 @@ impl Recent {
     }
 
     fn note(&mut self, container: &str, name: &str, settings: &Settings, now: Moment) {
-        if self.ended.len() >= RECENT_MAX {
-            self.ended.retain(|_, ended| now.since(ended.at) < ended.pause * 2);
-        }
+        // It would be there for ever: most never come back.
+        self.ended.retain(|_, ended| now.since(ended.at) < ended.pause * 2);
         let key = Notebook { container: container.to_owned(), name: name.to_owned() };
         let pause = match self.ended.get(&key) {
             // It came back within twice its pause: the next pause is twice as long.
-            Some(last) if now.since(last.at) < last.pause * 2 => {
-                (last.pause * 2).min(settings.backoff_max)
-            }
-            _ => settings.backoff,
+            Some(last) => (last.pause * 2).min(settings.backoff_max),
+            None => settings.backoff,
         };
         self.ended.insert(key, Ended { at: now, pause });
     }
 
     fn may_tell(&mut self, container: &str, reason: &'static str, now: Moment) -> bool {
         let key = (container.to_owned(), reason);
-        if self.holds.get(&key).is_some_and(|at| now.since(*at) < HOLD_PAUSE) {
+        self.holds.retain(|_, at| now.since(*at) < HOLD_PAUSE);
+        if self.holds.contains_key(&key) {
             return false;
-        }
-        if self.holds.len() >= RECENT_MAX {
-            self.holds.retain(|_, at| now.since(*at) < HOLD_PAUSE);
         }
         self.holds.insert(key, now);
         true
@@ -694,6 +687,18 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_ended_and_told_is_forgotten_when_it_changes_nothing_any_more() {
+        let (mut recent, settings) = (Recent::default(), Settings::default());
+        for (container, minutes) in [("a", 0), ("b", 5), ("c", 10), ("d", 30)] {
+            let now = Moment::default().plus(Duration::from_secs(minutes * 60));
+            recent.note(container, "1.ipynb", &settings, now);
+            assert!(recent.may_tell(container, "nothing-eligible", now));
+            assert!(!recent.may_tell(container, "nothing-eligible", now));
+        }
+        assert_eq!((recent.ended.len(), recent.holds.len()), (1, 1));
+    }
 
     #[test]
     fn the_kernels_own_line_names_its_victim() {
