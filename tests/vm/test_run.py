@@ -1,5 +1,7 @@
 """The parser of scenarios and the verdict on facts: quick, no VM. python3 -m unittest discover tests/vm"""
 
+import importlib.machinery
+import importlib.util
 import json
 import pathlib
 import socket
@@ -440,6 +442,14 @@ class PeerTable(unittest.TestCase):
         self.assertIn("| one grows | not run | right; 0.50 s |", text)
         self.assertEqual(peer_table.totals(results(None, outcome())), "")
         self.assertIn("| oomd | 1 of 1 |", peer_table.totals(results(outcome(), outcome())))
+
+    def test_a_scenario_on_another_host_changes_nothing(self):
+        loader = importlib.machinery.SourceFileLoader("compare", str(HERE / "compare"))
+        compare = importlib.util.module_from_spec(importlib.util.spec_from_loader("compare", loader))
+        loader.exec_module(compare)
+        told = {"date": "d", "kernel": "6.12", "scenarios": {"a-one-grows": "one grows"}, "rows": []}
+        compare.take(told, {"scenario": "z8-cgroup-v1", "guard": "nbguard", "kernel": "6.1", "outcome": None})
+        self.assertEqual((told["date"], told["kernel"], told["rows"]), ("d", "6.12", []))
 
     def test_scenarios_about_nbguard_itself_are_left_out(self):
         left = {path.stem for path in (HERE / "scenarios").glob("*.toml")
