@@ -1,10 +1,12 @@
 //! The writer thread: log lines and records leave the process here, so that a stalled journal or
-//! a full disk never stops the loop. The queue is bounded; what does not fit is counted.
+//! a full disk never stops the loop. The queue is bounded; what does not fit is counted. Log lines
+//! leave room for records: five hundred containers that are watched anew say so in one breath, and
+//! whom that ends must be told all the same.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -12,8 +14,10 @@ use crate::observe::file::Log;
 use crate::observe::journal;
 use crate::report::Incident;
 
-/// Lines that may wait. An episode makes one line and one record of some KiB.
+/// What may wait. An episode makes one line and one record of some KiB.
 const QUEUE: usize = 256;
+/// Of these, log lines.
+const LINES: usize = 192;
 /// The thread formats nothing and calls write(2); 64 KiB is ample.
 const STACK: usize = 64 * 1024;
 
@@ -40,6 +44,8 @@ pub struct Lost {
 #[derive(Clone)]
 pub struct Writer {
     queue: SyncSender<Item>,
+    /// Log lines that wait.
+    lines: Arc<AtomicUsize>,
     pub lost: Arc<Lost>,
     /// The journal's socket, where stderr goes there anyway.
     journal: Option<Arc<Path>>,
@@ -54,17 +60,26 @@ impl Writer {
         let (queue, items) = sync_channel(QUEUE);
         let lost = Arc::new(Lost::default());
         let counters = Arc::clone(&lost);
+        let lines = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::clone(&lines);
         let journal: Option<Arc<Path>> = journal.map(Arc::from);
         let socket = journal.clone();
         let thread = thread::Builder::new()
             .name("writer".into())
             .stack_size(STACK)
-            .spawn(move || write_all(&items, log, socket.as_deref(), &counters))?;
-        Ok((Writer { queue, lost, journal }, thread))
+            .spawn(move || write_all(&items, log, socket.as_deref(), &waiting, &counters))?;
+        Ok((Writer { queue, lines, lost, journal }, thread))
     }
 
     pub fn line(&self, line: String) {
-        self.put(Item::Line(line));
+        if self.lines.load(Ordering::Relaxed) >= LINES {
+            self.count_dropped();
+            return;
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        if !self.put(Item::Line(line)) {
+            self.lines.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives the line of an incident to the journal with all its fields. `false`: there is no
@@ -95,18 +110,34 @@ impl Writer {
         let _ = wait.recv_timeout(patience);
     }
 
-    fn put(&self, item: Item) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(item) {
-            self.lost.dropped.fetch_add(1, Ordering::Relaxed);
+    /// `false`: there is no room for it.
+    fn put(&self, item: Item) -> bool {
+        let is_full = matches!(self.queue.try_send(item), Err(TrySendError::Full(_)));
+        if is_full {
+            self.count_dropped();
         }
+        !is_full
+    }
+
+    fn count_dropped(&self) {
+        self.lost.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn write_all(items: &Receiver<Item>, mut log: Log, socket: Option<&Path>, lost: &Lost) {
+fn write_all(
+    items: &Receiver<Item>,
+    mut log: Log,
+    socket: Option<&Path>,
+    lines: &AtomicUsize,
+    lost: &Lost,
+) {
     let mut told = false;
     while let Ok(item) = items.recv() {
         let result = match item {
-            Item::Line(line) => io::stderr().write_all(line.as_bytes()),
+            Item::Line(line) => {
+                lines.fetch_sub(1, Ordering::Relaxed);
+                io::stderr().write_all(line.as_bytes())
+            }
             Item::Entry { entry, line } => match socket.map(|path| journal::send(path, &entry)) {
                 Some(Ok(())) => Ok(()),
                 // Nobody listens there, or he does not keep up: as it was before.
@@ -160,6 +191,20 @@ mod tests {
     use std::time::Duration;
 
     use crate::units::Bytes;
+
+    #[test]
+    fn log_lines_leave_room_for_records() {
+        let (queue, waiting) = sync_channel(QUEUE);
+        let (lines, lost) = <(Arc<AtomicUsize>, Arc<Lost>)>::default();
+        let writer = Writer { queue, lines, lost, journal: None };
+        for _ in 0..2 * QUEUE {
+            writer.line("watching".to_owned());
+        }
+        writer.record("{}".to_owned());
+        let dropped = writer.lost.dropped.load(Ordering::Relaxed);
+        assert_eq!(dropped as usize, 2 * QUEUE - LINES);
+        assert_eq!(waiting.try_iter().filter(|item| matches!(item, Item::Record(_))).count(), 1);
+    }
 
     #[test]
     fn an_incident_reaches_the_journal_once_and_otherwise_nobody() {
