@@ -97,6 +97,10 @@ class Done:
     def told(self):
         return self.err + self.out
 
+    def last_word(self):
+        """The last line on stderr that says something: why it did not do it."""
+        return next((line.strip() for line in reversed(self.err) if line.strip()), "")
+
     def why(self, name):
         if self.late:
             return f"{name}: took too long and was ended"
@@ -280,7 +284,7 @@ def part_deny():
             done = run("cargo install", ["cargo", "install", "cargo-deny", "--locked", "--version", CARGO_DENY,
                                          "--root", root], 3600)
             if done.code != 0:
-                return Count(skipped=[f"cargo deny: it cannot be installed: {' '.join(done.err[-1:])}"])
+                return Count(skipped=[f"cargo deny: it cannot be installed: {done.last_word()}"])
         os.environ["PATH"] += f":{root}/bin"
     deny = ["cargo", "deny", "--config", REPOSITORY / "packaging/deny.toml"]
     count = step("cargo deny", [*deny, "check", "licenses", "bans", "sources"], 300)
@@ -289,7 +293,7 @@ def part_deny():
     count.add(step("cargo deny nbguard-php", [*deny[:2], *extension, *deny[2:], "check", "licenses", "sources"], 300))
     done = run("cargo deny fetch", [*deny, "fetch", "db"], 120)
     if done.code != 0:
-        count.skipped.append(f"cargo deny advisories: RustSec's list cannot be had: {' '.join(done.err[-1:])[:200]}")
+        count.skipped.append(f"cargo deny advisories: RustSec's list cannot be had: {done.last_word()[:200]}")
     else:
         count.add(step("cargo deny advisories", [*deny, "check", "advisories"], 300))
     return count
@@ -396,7 +400,7 @@ def part_jupyter():
     env = {"NBGUARD_BIN_DIR": str(FOUND["binaries"])} if "binaries" in FOUND else {}
     done = run(name, [sys.executable, "tests/jupyter/run"], 1800, env=env)
     if done.code == JUPYTER_CANNOT_RUN:
-        return Count(skipped=[f"{name}: {' '.join(done.err[-1:])}"])
+        return Count(skipped=[f"{name}: {done.last_word()}"])
     text = "\n".join(done.err)
     full = dict(re.findall(r"^(?:FAIL|ERROR): (\S+) \(([\w.]+)\)", text, re.M))
 
@@ -423,7 +427,7 @@ def bring_php():
         return f"missing here: {' '.join(missing)} (as root on Debian 12 they are installed)"
     done = install(missing, 900)
     if done.code != 0:
-        return f"{' '.join(missing)}: {' '.join(done.err[-1:])}"
+        return f"{' '.join(missing)}: {done.last_word()}"
     if "php8.2-xdebug" in missing:
         # Who compares with it loads it; it would slow everybody else down.
         run("phpdismod", ["phpdismod", "xdebug"], 60)
@@ -562,7 +566,7 @@ def part_package_in_vm(guest="trixie"):
     done = run(name, [sys.executable, "tests/vm/package", "--guest", guest, "--log", LOGS / f"package-{guest}",
                       found[0]], 1500, show=lambda line: line if line.startswith("vm:") else None)
     if done.code == VM_CANNOT_RUN:
-        return Count(skipped=[f"{name}: " + " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")])
+        return Count(skipped=[f"{name}: " + done.last_word().removeprefix("vm: SKIPPED: ")])
     count = Count()
     for line in done.out:
         if line.startswith("{"):
@@ -621,7 +625,7 @@ def part_page():
         words += ["--binaries", FOUND["binaries"]]
     done = run(name, words, 900)
     if done.code == WEB_CANNOT_RUN:
-        return Count(skipped=[f"{name}: " + " ".join(done.err[-1:]).removeprefix("web: SKIPPED: ")])
+        return Count(skipped=[f"{name}: " + done.last_word().removeprefix("web: SKIPPED: ")])
     count = Count()
     for line in done.out:
         if not line.startswith("{"):
@@ -649,7 +653,7 @@ def part_image():
     """Waits for the guest. It counts nothing: the virtual machine's part says how it went."""
     done = FOUND["image"].wait(2400)
     if done.code == VM_CANNOT_RUN:
-        FOUND["no_vm"] = " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")
+        FOUND["no_vm"] = done.last_word().removeprefix("vm: SKIPPED: ")
     elif done.code != 0:
         show_tail(done)
         say("  the virtual machine's part tries again")
@@ -683,7 +687,7 @@ def play(what, scenarios, guard, guest, seconds):
     count = Count()
     left = list(scenarios)
     if done.code == VM_CANNOT_RUN:
-        why = " ".join(done.err[-1:]).removeprefix("vm: SKIPPED: ")
+        why = done.last_word().removeprefix("vm: SKIPPED: ")
         return Count(skipped=[f"{what}: {name}: {why}" for name in scenarios])
     for line in done.out:
         if not line.startswith("{"):
