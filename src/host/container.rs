@@ -71,15 +71,19 @@ impl Container {
         }
     }
 
+    /// Takes over what was read later. Its rules and its protection go by this: who was known does
+    /// not become unknown because it could not be read again.
+    pub fn learn(&mut self, newer: Container) {
+        if !self.named || (newer.named && newer.unread().is_none()) {
+            *self = newer;
+        }
+    }
+
     /// Why its file could not be read, where it is there and may be readable a little later.
     pub fn unread(&self) -> Option<&Unknown> {
         let unknown = self.unknown.as_deref()?;
-        let Unknown::File { why, .. } = unknown else { return None };
-        let may_pass = match why {
-            Missing::Failed(errno) => sys::may_pass(&(*errno).into()),
-            why => *why == Missing::Denied,
-        };
-        may_pass.then_some(unknown)
+        let denied = matches!(unknown, Unknown::File { why: Missing::Denied, .. });
+        (denied || unknown.may_pass()).then_some(unknown)
     }
 }
 
@@ -109,6 +113,14 @@ pub enum Unknown {
         path: PathBuf,
         why: JsonError,
     },
+}
+
+impl Unknown {
+    /// What the kernel refused it may grant a moment later.
+    fn may_pass(&self) -> bool {
+        let Unknown::File { why: Missing::Failed(errno), .. } = self else { return false };
+        sys::may_pass(&(*errno).into())
+    }
 }
 
 impl fmt::Display for Unknown {
@@ -163,6 +175,9 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     // Podman's labels come through its socket only.
     let all_labels = all || found.engine != Engine::Podman || sources.podman_socket.is_none();
     let hopeless = matches!(unknown, Some(Unknown::Nested | Unknown::NoHome { .. }));
+    // Labels and variables may be in a file of their own.
+    let has_gap = unknown.as_ref().is_some_and(Unknown::may_pass);
+    let unknown = unknown.filter(|_| has_gap || about.name.is_none() || about.image.is_none());
     // Collected in place, the few that were asked for would keep the room of all.
     let asked_for = |(key, _): &(String, String)| sources.variables.contains(key);
     let (mut labels, mut env) = (about.labels, about.env);
@@ -171,8 +186,8 @@ fn tell(roots: &Roots, found: &Found, sources: &Sources, reach: Reach) -> Contai
     env.shrink_to_fit();
     Container {
         engine: found.engine,
-        complete: hopeless || (about.name.is_some() && told && all_labels),
-        unknown: unknown.filter(|_| about.name.is_none() || about.image.is_none()).map(Box::new),
+        complete: hopeless || (about.name.is_some() && told && all_labels && !has_gap),
+        unknown: unknown.map(Box::new),
         named: about.name.is_some(),
         name: about.name.unwrap_or_else(|| short_id(&found.id).to_string()),
         image: about.image.unwrap_or_default(),
@@ -451,6 +466,32 @@ mod tests {
     impl Drop for World {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_container_does_not_become_unknown() {
+        let refused = |errno| {
+            let why = Missing::Failed(errno);
+            Some(Box::new(Unknown::File { path: "/var/lib/docker".into(), why }))
+        };
+        let lab = Container { pid1: None, complete: false, ..Container::of_slice("lab") };
+        let unnamed = Container { name: "5baba5339d9d".into(), named: false, ..lab.clone() };
+        let unread = Container { unknown: refused(Errno::EMFILE), ..unnamed.clone() };
+        let without_labels = Container { unknown: refused(Errno::EIO), ..lab.clone() };
+        let renamed = Container { name: "thesis".into(), pid1: Some(7), ..lab.clone() };
+        for (was, newer, is) in [
+            (&lab, &unnamed, &lab),
+            (&lab, &unread, &lab),
+            (&lab, &without_labels, &lab),
+            (&lab, &renamed, &renamed),
+            (&unread, &unnamed, &unnamed),
+            (&unread, &lab, &lab),
+            (&without_labels, &lab, &lab),
+        ] {
+            let mut known = was.clone();
+            known.learn(newer.clone());
+            assert_eq!(&known, is, "{was:?} {newer:?}");
         }
     }
 

@@ -863,7 +863,10 @@ impl Reactor {
             return;
         };
         list[at].asked += 1;
-        if !self.config.settings_for(&facts_of(&found, &container)).ignore && !container.sandbox {
+        let facts = facts_of(&found, &container);
+        // What could not be read is no reason to guard it.
+        let is_known = container.unread().is_none();
+        if is_known && !self.config.settings_for(&facts).ignore && !container.sandbox {
             list.swap_remove(at);
             self.add_watch(Kind::Container, found, container);
             self.regroup();
@@ -887,14 +890,15 @@ impl Reactor {
 
     /// The helper has read a container's description again.
     pub(super) fn on_described(&mut self, id: WatchId, container: Container) {
+        let Some(watch) = self.watch_mut(id) else { return };
+        watch.container.learn(container);
         let Some(watch) = self.watch(id) else { return };
-        let facts = facts_of(&watch.found, &container);
+        let facts = facts_of(&watch.found, &watch.container);
         let settings = self.config.settings_for(&facts);
+        let is_sandbox = watch.container.sandbox;
         let protection = self.shared_protection(self.config.protection_for(&facts));
-        let is_sandbox = container.sandbox;
         let now = self.now();
         let Some(watch) = self.watch_mut(id) else { return };
-        watch.container = container;
         watch.protection = protection;
         watch.high.asked = watch.high.asked.saturating_add(1);
         let last = watch.high.asked >= ASKED_MOST;
