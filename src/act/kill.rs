@@ -261,7 +261,9 @@ impl Job {
     /// The descriptor of this member turned readable.
     pub fn died(&mut self, now: Moment, index: usize) -> Option<OwnedFd> {
         let member = self.members.get_mut(index)?;
-        member.standing = Standing::Dead;
+        // Whoever was given time and left by itself was not signalled.
+        let was_spared = member.standing == Standing::Open;
+        member.standing = if was_spared { Standing::Gone } else { Standing::Dead };
         let pidfd = member.pidfd.take();
         if self.main_is_dead() && self.main_dead_at.is_none() {
             self.main_dead_at = Some(now);
@@ -612,6 +614,17 @@ mod tests {
         assert_eq!(standing(&job), [Standing::Signalled, Standing::Gone, Standing::Dead]);
         let pids: Vec<u32> = signals.sent.iter().map(|(pid, _)| *pid).collect();
         assert_eq!(pids, [12, 10]);
+    }
+
+    #[test]
+    fn who_left_before_a_signal_is_not_counted_as_signalled() {
+        let mut signals = recorder(&[(10, 1), (11, 2), (12, 3)]);
+        let mut job = job();
+        let spared = [target(11, 2, Spare::Tracker), target(12, 3, Spare::Unread)];
+        job.add(&mut signals, &[target(10, 1, Spare::No), spared[0], spared[1]]);
+        (0..3).for_each(|at| drop(job.died(Moment(1), at)));
+        assert_eq!((job.signalled(), signals.sent.len()), (1, 1));
+        assert!(job.main_is_dead() && !job.trackers_left());
     }
 
     #[test]

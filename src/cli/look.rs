@@ -269,6 +269,8 @@ impl World {
                 baseline: None,
                 paused,
                 late,
+                // Shown is who would end as far as is known.
+                unread: false,
                 inside: Some(&known),
             };
             verdict = screen.decide(&case, &mut ranking);

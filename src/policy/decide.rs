@@ -492,6 +492,9 @@ pub struct Case<'a> {
     pub paused: bool,
     /// Nothing more is asked for: the answers came, or their deadline passed.
     pub late: bool,
+    /// Somebody who is there could not be read, nor who is there: whoever holds the most may be
+    /// missing.
+    pub unread: bool,
     /// What runs inside the processes; only `idle-first` asks.
     pub inside: Option<&'a Inside<'a>>,
 }
@@ -649,6 +652,9 @@ impl Screen {
         };
         if let (Some(reason), None) = (calm, too_big) {
             return hold(reason, None);
+        }
+        if case.unread {
+            return hold(HoldReason::IdentityUnknown, None);
         }
         if let (None, Policy::IdleFirst) = (calm, case.settings.policy) {
             let verdict = self.judge_clean(case, ranking);

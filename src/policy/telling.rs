@@ -372,6 +372,7 @@ mod tests {
             baseline: None,
             paused: false,
             late: true,
+            unread: false,
             inside: None,
         };
         let verdict = screen.decide(&case, &mut world.ranking);

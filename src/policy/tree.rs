@@ -981,22 +981,40 @@ impl KillSet {
 
     /// Goes through a fresh scan: forgets pids that others use by now, then calls `found` for
     /// every live process that belongs and was not in the set, until no more turn up.
-    pub fn sweep(&mut self, procs: &[Proc], mut found: impl FnMut(&Proc)) {
+    ///
+    /// Returns how many came and went without having been seen alive: zombies of the tree, and
+    /// whoever is listed (in the order of `procs`) and could not be read. Each of them may have
+    /// left a child that came after the list.
+    pub fn sweep(
+        &mut self,
+        listed: &[(u32, u16)],
+        procs: &[Proc],
+        mut found: impl FnMut(&Proc),
+    ) -> usize {
         for proc in procs {
             self.forget_reused(proc);
         }
+        let mut unseen = 0;
         loop {
             let mut changed = false;
             for proc in procs {
-                if !proc.is_zombie() && self.belongs(proc) && self.take_in(proc) {
+                if self.belongs(proc) && self.take_in(proc) {
                     changed = true;
-                    found(proc);
+                    if proc.is_zombie() { unseen += 1 } else { found(proc) }
                 }
             }
             if !changed {
-                return;
+                break;
             }
         }
+        let mut read = procs.iter().map(|proc| proc.key.pid).peekable();
+        let unread = listed.iter().filter(|(pid, _)| read.next_if_eq(pid).is_none());
+        unseen + unread.filter(|(pid, _)| !self.has_pid(*pid)).count()
+    }
+
+    fn has_pid(&self, pid: u32) -> bool {
+        let at = self.keys.partition_point(|key| key.pid < pid);
+        self.keys.get(at).is_some_and(|key| key.pid == pid)
     }
 
     /// A pid with another start time is somebody else, and a number that is given out anew is no

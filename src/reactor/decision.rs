@@ -13,6 +13,7 @@ use super::{Reactor, domain_of, domain_of_mut, settings_of};
 use crate::act::kill::{Spare, Target};
 use crate::config::{Gate as GateForm, Policy, Settings};
 use crate::facts::{Figures, Limit, Proc};
+use crate::host::group::Error as GroupError;
 use crate::host::{StatFiles, procs};
 use crate::ids::{ProcKey, WatchId};
 use crate::policy::clean::Inside;
@@ -43,6 +44,8 @@ const UNREAD_MAX: usize = 8;
 pub(super) struct Scratch {
     pub pids: Vec<(u32, u16)>,
     pub procs: Vec<Proc>,
+    /// Somebody is missing in `procs` who is there.
+    pub unread: bool,
     pub forest: Forest,
     pub ranking: Ranking,
     pub screen: Screen,
@@ -63,6 +66,7 @@ impl Scratch {
         Scratch {
             pids: Vec::with_capacity(ROOM),
             procs: Vec::with_capacity(ROOM),
+            unread: false,
             forest: Forest::default(),
             ranking: Ranking::default(),
             screen: Screen::default(),
@@ -230,35 +234,43 @@ impl Reactor {
         self.slots_of(who);
         let Reactor { watches, host, scratch, roots, buffer, .. } = self;
         scratch.pids.clear();
+        let mut lists = 0;
         for (number, slot) in scratch.slots.iter().enumerate() {
             let Some(watch) = watches[*slot as usize].as_ref() else { continue };
             let index = u16::try_from(number).unwrap_or(u16::MAX);
             // One that is gone by now has no processes to rank; its removal comes as an event.
-            let _ = watch.group.pids(index, &mut scratch.pids, buffer);
+            match watch.group.pids(index, &mut scratch.pids, buffer) {
+                Ok(_) | Err(GroupError::Gone { .. }) => {}
+                Err(_) => lists += 1,
+            }
         }
         let none = StatFiles::default();
         let kept = domain_of(who, watches, host).and_then(|domain| domain.stat_files.as_deref());
         let files = kept.unwrap_or(&none);
         let count = files.scan(roots, &scratch.pids, &mut scratch.procs, buffer);
         scratch.of = None;
-        let unreadable = u64::from(count.denied) + u64::from(count.malformed);
+        // Who is denied is denied the next time as well: the others are ranked without him.
+        scratch.unread = lists > 0 || count.malformed > 0;
+        let unreadable = u64::from(count.denied) + u64::from(count.malformed) + lists;
         self.count_troubles(Trouble::ProcessUnreadable, unreadable);
     }
 
-    /// `stat` of every process of one container, numbered as a scan before had it. `false`: it is
-    /// gone.
-    pub(super) fn scan_container(&mut self, id: WatchId, number: u16) -> bool {
-        if self.watch(id).is_none() {
-            return false;
-        }
+    /// `stat` of every process of one container, numbered as a scan before had it: whether their
+    /// list could be read in full. `None`: it is gone.
+    pub(super) fn scan_container(&mut self, id: WatchId, number: u16) -> Option<bool> {
+        self.watch(id)?;
         let Reactor { watches, scratch, roots, buffer, .. } = self;
-        let Some(watch) = watches[id.slot as usize].as_ref() else { return false };
+        let watch = watches[id.slot as usize].as_ref()?;
         scratch.of = None;
         scratch.verdict = None;
         scratch.pids.clear();
-        let _ = watch.group.pids(number, &mut scratch.pids, buffer);
+        let listed = watch.group.pids(number, &mut scratch.pids, buffer);
         procs::scan(roots, &scratch.pids, &mut scratch.procs, buffer);
-        true
+        match listed {
+            Ok(count) => Some(count.unread == 0),
+            Err(GroupError::Gone { .. }) => None,
+            Err(_) => Some(false),
+        }
     }
 
     /// The slots of the containers whose processes a domain ranks.
@@ -429,6 +441,7 @@ impl Reactor {
             baseline: domain.baseline.as_deref(),
             paused: orders.pause(container, orders::wall()).is_some(),
             late,
+            unread: scratch.unread,
             inside: Some(&inside),
         };
         Some(screen.decide(&case, ranking))

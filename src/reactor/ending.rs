@@ -10,7 +10,7 @@ use ::log::warn;
 use mio::Interest;
 use mio::unix::SourceFd;
 
-use super::helper::{Asker, Question, Work};
+use super::helper::{Asker, Question, Work, wait_frozen};
 use super::retry::Retry;
 use super::token::For;
 use super::{Reactor, domain_of, leaves_free};
@@ -406,19 +406,18 @@ impl Reactor {
         }
     }
 
+    /// How many were found who were not signalled yet, or who may have left somebody like that.
     fn sweep_once(&mut self, serial: u32) -> usize {
         let Some(ending) = self.endings.get(serial) else { return 0 };
         // Only the container of the tree, under the number by which the set knows it.
         let number = ending.set.container();
         let Some(home) = ending.home else { return 0 };
-        if !self.scan_container(home, number) {
-            return 0;
-        }
+        let Some(is_complete) = self.scan_container(home, number) else { return 0 };
         let Reactor { endings, scratch, roots, buffer, descriptors_max, .. } = self;
         let Some(ending) = endings.get_mut(serial) else { return 0 };
         scratch.targets.clear();
         let targets = &mut scratch.targets;
-        ending.set.sweep(&scratch.procs, |proc| {
+        let unseen = ending.set.sweep(&scratch.pids, &scratch.procs, |proc| {
             targets.push(crate::act::kill::Target { key: proc.key, spare: Spare::No });
         });
         ending.job.sweeps += 1;
@@ -427,7 +426,7 @@ impl Reactor {
         ending.job.add(&mut kernel, &scratch.targets);
         let mut again = Vec::new();
         ending.job.again(&mut kernel, |at| again.push(at));
-        let found = scratch.targets.len() + again.len();
+        let found = scratch.targets.len() + again.len() + unseen + usize::from(!is_complete);
         for at in again.into_iter().take_while(|at| *at < first) {
             self.follow_victims(serial, at..at + 1);
         }
@@ -458,9 +457,11 @@ impl Reactor {
         // Noted first: whoever starts after a crash thaws what this froze. What could not be noted
         // would stay frozen.
         self.state.note(noted);
-        if !self.save_state() {
+        let set = || tripwire::write(dir.as_fd(), "cgroup.freeze", "1");
+        // Once more, since without it part of the tree may live on.
+        if !(self.save_state() || self.save_state()) {
             warn!("it cannot be noted who is frozen: the last sweep is made without it");
-        } else if let Err(error) = tripwire::write(dir.as_fd(), "cgroup.freeze", "1") {
+        } else if let Err(error) = set().or_else(|_| set()) {
             warn!("cgroup.freeze: {error}: the last sweep is made without it");
         }
         if let Some(ending) = self.endings.get_mut(serial) {
@@ -481,6 +482,32 @@ impl Reactor {
             ending.clean = CLEAN;
         }
         self.after_death(serial);
+    }
+
+    /// A stop in the middle of an end: what is left of those trees goes as well. The loop may wait
+    /// here, within the bounds of the sweeps and of the freezer. Thawing is the caller's.
+    pub(super) fn finish_endings(&mut self) {
+        let serials: Vec<u32> = self.endings.open.iter().map(|ending| ending.serial).collect();
+        for serial in serials {
+            let is_open = |ending: &Ending| !(ending.job.asks() || ending.job.frozen);
+            let mut clean = 0;
+            let mut sweeps = 0;
+            while self.endings.get(serial).is_some_and(is_open) && clean < CLEAN {
+                if sweeps == MOST_SWEEPS {
+                    self.freeze(serial);
+                    break;
+                }
+                clean = if self.sweep_once(serial) == 0 { clean + 1 } else { 0 };
+                sweeps += 1;
+            }
+            let Some(id) = self.endings.get(serial).and_then(|ending| ending.frozen) else {
+                continue;
+            };
+            if let Some(dir) = self.watch(id).and_then(|watch| watch.group.unified_dir()) {
+                wait_frozen(dir);
+            }
+            self.sweep_once(serial);
+        }
     }
 
     /// A container goes: nobody stays frozen in it.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -416,7 +416,7 @@ fn work_all(work: &Receiver<Work>, tool: &Path, reply: &Reply, ends: &AtomicBool
                 }
             }
             Work::Freeze { serial, dir } => {
-                wait_frozen(&dir);
+                wait_frozen(dir.as_fd());
                 reply.give(Answer::Frozen { serial });
             }
             Work::Close(fds) => drop(fds),
@@ -475,14 +475,15 @@ pub fn drop_together<T: Send>(mut all: Vec<T>) {
 
 /// Waits until `cgroup.events` says `frozen 1`, not longer than [`FREEZE_TIME`]: a task in
 /// uninterruptible sleep does not freeze, and the sweep is made all the same.
-fn wait_frozen(dir: &OwnedFd) {
+pub(super) fn wait_frozen(dir: BorrowedFd<'_>) {
     let until = Instant::now() + FREEZE_TIME;
     let mut buffer = Buffer::new();
     while Instant::now() < until {
-        match buffer.read_record(dir.as_fd(), c"cgroup.events") {
+        match buffer.read_record(dir, c"cgroup.events") {
             Ok(text) if text.windows(8).any(|w| w == b"frozen 1") => return,
-            Ok(_) => thread::sleep(Duration::from_millis(2)),
-            Err(_) => return,
+            Err(error) if tripwire::is_gone(&error.into()) => return,
+            // Whoever cannot be asked now may say so yet.
+            Ok(_) | Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
 }
@@ -498,6 +499,27 @@ mod tests {
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let (back, answers) = channel();
         (Reply { back, waker }, answers)
+    }
+
+    #[test]
+    fn who_cannot_be_asked_whether_it_is_frozen_is_asked_again() {
+        let dir = std::env::temp_dir().join(format!("nbguard-frozen-{}", std::process::id()));
+        let events = dir.join("cgroup.events");
+        // A directory cannot be read (EISDIR).
+        fs::create_dir_all(&events).unwrap();
+        let opened = File::open(&dir).unwrap();
+        let is_frozen = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(FREEZE_TIME / 10);
+                is_frozen.store(true, Ordering::Release);
+                fs::remove_dir(&events).unwrap();
+                fs::write(&events, "populated 1\nfrozen 1\n").unwrap();
+            });
+            wait_frozen(opened.as_fd());
+            assert!(is_frozen.load(Ordering::Acquire));
+        });
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

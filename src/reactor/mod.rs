@@ -573,10 +573,12 @@ impl Reactor {
         log::notify("READY=1");
     }
 
-    /// A clean stop: every tripwire goes back to what was found.
+    /// A clean stop: whoever is being ended is ended whole, and every tripwire goes back to what
+    /// was found.
     fn stop(&mut self) {
         log::notify("STOPPING=1");
         self.close_doors();
+        self.finish_endings();
         self.thaw_left_over();
         let restored = self.restore_all();
         self.hook.finish(HOOK_PATIENCE);

@@ -131,6 +131,7 @@ impl Pass {
             baseline: None,
             paused: false,
             late: false,
+            unread: false,
             inside: None,
         };
         let verdict = self.screen.decide(&case, &mut self.ranking);

@@ -154,6 +154,7 @@ impl Bench {
             baseline: None,
             paused: false,
             late: self.late,
+            unread: false,
             inside: Some(&inside),
         };
         screen.decide(&case, &mut world.ranking)

@@ -216,6 +216,7 @@ struct Scene {
     rule: fn(&View<'_>) -> Option<Exclusion>,
     paused: bool,
     identities_come: bool,
+    unread: bool,
     pss_comes: bool,
     screen: Screen,
     asked: Vec<&'static str>,
@@ -237,6 +238,7 @@ impl Scene {
             rule: |_| None,
             paused: false,
             identities_come: true,
+            unread: false,
             pss_comes: true,
             screen: Screen::default(),
             asked: Vec::new(),
@@ -303,6 +305,7 @@ impl Scene {
                 baseline: self.baseline.as_ref(),
                 paused: self.paused,
                 late,
+                unread: self.unread,
                 inside: None,
             };
             let verdict = self.screen.decide(&case, &mut self.world.ranking);
@@ -535,6 +538,15 @@ fn r_what_nobody_could_read_is_asked_for_first() {
     let mut scene = scene();
     scene.identities_come = false;
     scene.holds(HoldReason::IdentityUnknown);
+}
+
+/// Whoever is missing may be the one who holds the most.
+#[test]
+fn nobody_ends_while_somebody_could_not_be_read() {
+    let mut scene = Scene::new(80, [400, 390, 50]);
+    scene.unread = true;
+    scene.holds(HoldReason::IdentityUnknown);
+    Scene::new(80, [400, 390, 50]).kills(20, KillWhy::Largest);
 }
 
 #[test]

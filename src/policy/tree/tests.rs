@@ -553,8 +553,12 @@ fn kill_set(world: &mut World) -> KillSet {
 
 fn sweep(set: &mut KillSet, world: &World) -> Vec<u32> {
     let mut found = Vec::new();
-    set.sweep(&world.procs, |proc| found.push(proc.key.pid));
+    set.sweep(&listed(world), &world.procs, |proc| found.push(proc.key.pid));
     found
+}
+
+fn listed(world: &World) -> Vec<(u32, u16)> {
+    world.procs.iter().map(|proc| (proc.key.pid, proc.container)).collect()
 }
 
 #[test]
@@ -574,6 +578,33 @@ fn sweeps_find_late_children_and_only_them() {
     found.sort_unstable();
     assert_eq!(found, [50, 51, 52, 53, 54]);
     assert_eq!(sweep(&mut set, &world), [] as [u32; 0], "once each");
+}
+
+/// Each forks the next and exits: who is read is dead or gone by then, and the next one is not in
+/// the list.
+#[test]
+fn who_came_and_went_between_two_sweeps_may_have_left_a_child() {
+    let mut world = World::new();
+    world.kernel(20, "a.ipynb").child(30, 20).kernel(25, "b.ipynb");
+    let mut set = kill_set(&mut world);
+    let mut unseen = |world: &World, gone: &[u32]| {
+        let mut all = listed(world);
+        all.extend(gone.iter().map(|pid| (*pid, 0)));
+        all.sort_unstable();
+        set.sweep(&all, &world.procs, |proc| panic!("{} is alive", proc.key.pid))
+    };
+    world.procs.sort_by_key(|proc| proc.key.pid);
+    assert_eq!(unseen(&world, &[]), 0);
+    world.proc(20).state = b'Z';
+    assert_eq!(unseen(&world, &[]), 0, "those who were signalled may go");
+    world.bare(40, INIT).proc(40).sid = 20;
+    world.proc(40).state = b'Z';
+    world.bare(50, 25).proc(50).state = b'Z';
+    assert_eq!(unseen(&world, &[]), 1, "one of the tree; the other is somebody else's");
+    assert_eq!(unseen(&world, &[]), 0, "once each");
+    assert_eq!(unseen(&world, &[60, 70]), 2, "nobody knows whose they were");
+    world.procs.retain(|proc| proc.key.pid != 30);
+    assert_eq!(unseen(&world, &[30]), 0, "one of the tree, reaped");
 }
 
 /// A master with two workers.
