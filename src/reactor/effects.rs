@@ -46,6 +46,12 @@ impl Reactor {
         }
         queue.clear();
         self.effects = queue;
+        if let Some(id) = who
+            && self.deadline_of(id).is_some()
+            && !self.timed.contains(&id)
+        {
+            self.timed.push(id);
+        }
     }
 
     fn carry_out(&mut self, who: Asker, effect: Effect) -> Option<Input> {

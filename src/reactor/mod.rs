@@ -207,6 +207,9 @@ struct Reactor {
     /// Each in a place of its own: in the vector they would be kept twice while it grows.
     watches: Vec<Option<Box<Watch>>>,
     generations: Vec<u32>,
+    /// Those that wait for a moment, which few do: a wake-up that looked at each watch would cost
+    /// more with each container.
+    timed: Vec<WatchId>,
     host: Host,
     endings: Endings,
     recent: record::Recent,
@@ -309,6 +312,7 @@ impl Reactor {
             tool,
             watches: Vec::new(),
             generations: Vec::new(),
+            timed: Vec::new(),
             scratch: Scratch::new(guard),
             effects: Vec::with_capacity(32),
             stat_files_max,
@@ -463,7 +467,7 @@ impl Reactor {
 
     /// The earliest moment at which something is to be done. `None`: sleep until the kernel calls.
     fn deadline(&self) -> Option<Moment> {
-        let domains = self.watches.iter().flatten().filter_map(|w| w.domain.machine.deadline());
+        let domains = self.timed.iter().filter_map(|id| self.deadline_of(*id));
         domains
             .chain(self.host.domain.machine.deadline())
             .chain(self.endings.deadline())
@@ -478,12 +482,13 @@ impl Reactor {
 
     fn run_deadlines(&mut self) {
         let now = self.now();
-        for slot in 0..self.watches.len() {
-            let due = self.watches[slot]
-                .as_ref()
-                .filter(|watch| watch.domain.machine.deadline().is_some_and(|at| at <= now));
-            if let Some(id) = due.map(|watch| watch.id) {
-                self.drive(Some(id), Input::Timer);
+        // From behind: whoever is taken out has its place filled by one that was seen.
+        for at in (0..self.timed.len()).rev() {
+            let Some(id) = self.timed.get(at).copied() else { continue };
+            match self.deadline_of(id) {
+                Some(deadline) if deadline <= now => self.drive(Some(id), Input::Timer),
+                Some(_) => {}
+                None => drop(self.timed.swap_remove(at)),
             }
         }
         if self.host.domain.machine.deadline().is_some_and(|at| at <= now) {
@@ -491,6 +496,10 @@ impl Reactor {
         }
         self.expire_endings();
         self.run_discovery(now);
+    }
+
+    fn deadline_of(&self, id: WatchId) -> Option<Moment> {
+        self.watch(id)?.domain.machine.deadline()
     }
 
     fn watch(&self, id: WatchId) -> Option<&Watch> {
