@@ -764,7 +764,7 @@ impl Screen {
         let matters = unknown_bytes(case) >= case.scale.total.times(GROWTH_NOISE)
             || unknown.iter().any(denied);
         if matters {
-            self.asked.extend_from_slice(unknown);
+            self.asked.extend(case.forest.unread());
             self.asked.sort_unstable_by_key(|i| (!denied(i), Reverse(case.procs[*i as usize].rss)));
             self.asked.truncate(MAX_ASKED);
         }
@@ -845,7 +845,7 @@ impl Screen {
         let matters = unknown >= case.scale.total.times(GROWTH_NOISE)
             && (second.plus(unknown) > first || first < worth(case.settings, case.scale));
         if matters {
-            self.asked.extend_from_slice(case.forest.unknown());
+            self.asked.extend(case.forest.unread());
             self.asked.sort_unstable_by_key(|i| Reverse(case.procs[*i as usize].rss));
             self.asked.truncate(MAX_ASKED);
         }

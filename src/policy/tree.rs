@@ -160,6 +160,8 @@ struct Node {
     holds: bool,
     /// A second reading of a pid that is in the scan already.
     twice: bool,
+    /// In no workload, and it or somebody above it was never read.
+    unknown: bool,
 }
 
 impl Node {
@@ -180,6 +182,7 @@ impl Node {
         denied: false,
         holds: false,
         twice: false,
+        unknown: false,
     };
 
     /// May be taken into a tree as a stray.
@@ -222,9 +225,15 @@ impl Forest {
         &self.unattributed
     }
 
-    /// Those of the unattributed whose argv and environ were never read.
+    /// Those of the unattributed whose argv and environ were never read, and whoever is below
+    /// them: any of those may be a kernel, with what it started.
     pub fn unknown(&self) -> &[u32] {
         &self.unknown
+    }
+
+    /// Those of the unknown who would have to be read.
+    pub fn unread(&self) -> impl Iterator<Item = u32> {
+        self.unknown.iter().copied().filter(|index| !self.nodes[*index as usize].known)
     }
 
     /// The workload a process of the scan was placed in.
@@ -783,7 +792,11 @@ impl Forest {
                 self.servers.push(index);
             } else if !procs[index as usize].is_zombie() {
                 self.unattributed.push(index);
-                if !(node.known || node.init || node.above || node.guard) {
+                let unread = !(node.known || node.init || node.above || node.guard);
+                // Parents come before their children.
+                let below = self.nodes.get(node.parent as usize).is_some_and(|node| node.unknown);
+                if unread || below {
+                    self.nodes[index as usize].unknown = true;
                     self.unknown.push(index);
                 }
             }

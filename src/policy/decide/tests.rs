@@ -540,6 +540,22 @@ fn r_what_nobody_could_read_is_asked_for_first() {
     scene.holds(HoldReason::IdentityUnknown);
 }
 
+/// A kernel that was refused once when its argv was read, and whose worker holds the memory.
+#[test]
+fn r_who_is_above_the_memory_is_asked_for_as_well() {
+    let scene = || {
+        let mut scene = Scene::new(10, [10, 200, 10]);
+        scene.world.kernel(40, "d.ipynb").child(50, 40).holds(50, mib(650)).hide(40);
+        scene
+    };
+    let mut asked = scene();
+    let Verdict::Kill(kill) = asked.decide() else { panic!() };
+    assert_eq!((kill.root.pid, asked.asked), (40, vec!["identity"]));
+    let mut scene = scene();
+    scene.identities_come = false;
+    scene.holds(HoldReason::IdentityUnknown);
+}
+
 /// Whoever is missing may be the one who holds the most.
 #[test]
 fn nobody_ends_while_somebody_could_not_be_read() {

@@ -478,6 +478,16 @@ fn unread_processes_that_nobody_can_place_are_listed() {
 }
 
 #[test]
+fn whoever_is_below_an_unread_process_may_be_a_kernels() {
+    let mut world = World::new();
+    world.kernel(20, "a.ipynb").child(30, 20).child(31, 30).kernel(25, "b.ipynb").child(40, 25);
+    world.bare(50, INIT).unread(20).unread(40).build();
+    assert_eq!(world.pids(world.forest.unknown()), [20, 30, 31]);
+    let unread: Vec<u32> = world.forest.unread().collect();
+    assert_eq!(world.pids(&unread), [20], "40 is placed, and 50 was read");
+}
+
+#[test]
 fn what_can_never_be_ended_is_barred() {
     let mut world = World::new();
     world.kernel(20, "a.ipynb").child(30, 20).child(31, 30).guard = vec![31, 30, 20, SERVER, INIT];
