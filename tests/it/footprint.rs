@@ -193,7 +193,7 @@ fn cost_of_a_wake_up(daemon: &Daemon, house: &House) -> Duration {
         }
         (worked() - before) / ASKED
     };
-    (0..5).map(round).min().unwrap()
+    (0..20).map(round).min().unwrap()
 }
 
 fn scrape(house: &House) -> String {
