@@ -39,10 +39,21 @@ def head(results):
     played = {guard: sorted({row["version"] for row in results["rows"] if row["guard"] == guard} - {""})
               for guard in results["guards"]}
     guards = ", ".join(f"{guard} {' and '.join(versions)}" for guard, versions in played.items() if versions)
-    return (f"Made by `tests/vm/compare` on {results['date']}: Debian {results['guest']}, kernel {results['kernel']}, "
+    return (f"Made by `tests/vm/compare` on {results['date']}: Debian {results['guest']}, kernel {kernels(results)}, "
             f"2 emulated cores, 3 GiB; {guards}; `none` is the kernel alone. How each is configured, and why: "
             "`tests/vm/guards`. One judge for all (`outcome` in `tests/vm/verdict.py`), which does not know who ran. "
             "Emulation is slow and the machine was shared: times are for the order of magnitude.")
+
+
+def kernels(results):
+    """Debian's kernel moves on between two sessions, and what is still of today's making is not played again."""
+    played = {}
+    for row in results["rows"]:
+        played.setdefault(row["kernel"], set()).add(row["guard"])
+    if len(played) < 2:
+        return "".join(played)
+    return " and ".join(f"{kernel} ({', '.join(guard for guard in results['guards'] if guard in guards)})"
+                        for kernel, guards in sorted(played.items()))
 
 
 def row_of(results, scenario, guard):
@@ -174,11 +185,11 @@ def better_outcome(theirs, ours):
 
 def details(results):
     lines = ["## Every row", "",
-             "| scenario | guard | version | day | ended | in part | right | server | others | kernel | "
-             "threshold to relief | /dev/shm | told |", "|---" * 13 + "|"]
+             "| scenario | guard | version | on | day | ended | in part | right | server | others | kernel | "
+             "threshold to relief | /dev/shm | told |", "|---" * 14 + "|"]
     for row in sorted(results["rows"], key=lambda row: (row["scenario"], results["guards"].index(row["guard"]))):
         came = row["outcome"]
-        start = f"| {row['scenario']} | {row['guard']} | {row['version']} | {row['date']} | "
+        start = f"| {row['scenario']} | {row['guard']} | {row['version']} | {row['kernel']} | {row['date']} | "
         if came is None:
             lines.append(start + f"{cell(row)} |" + " |" * 8)
             continue

@@ -407,9 +407,10 @@ def outcome(**changes):
 
 
 def results(theirs, ours):
-    rows = [{"scenario": "a", "guard": guard, "version": "1", "date": "d", "made_of": "x", "outcome": one, "trouble": None}
+    rows = [{"scenario": "a", "guard": guard, "version": "1", "kernel": "6.12", "date": "d", "made_of": "x",
+             "outcome": one, "trouble": None}
             for guard, one in (("oomd", theirs), ("nbguard", ours)) if one]
-    return {"date": "d", "guest": "trixie", "kernel": "6", "guards": ["oomd", "nbguard"],
+    return {"date": "d", "guest": "trixie", "guards": ["oomd", "nbguard"],
             "scenarios": {"a": "one grows"}, "rows": rows, "idle": None}
 
 
@@ -427,6 +428,12 @@ class PeerTable(unittest.TestCase):
             text = peer_table.better(results(theirs, ours))
             self.assertIn(f"- oomd, one grows: {words}", text)
             self.assertIn("nowhere", peer_table.better(results(ours if ours["right"] else outcome(), theirs)), words)
+
+    def test_each_guard_is_told_with_the_kernel_it_was_played_on(self):
+        one = results(outcome(), outcome())
+        self.assertIn(" kernel 6.12, ", peer_table.head(one))
+        one["rows"][0]["kernel"] = "6.9"
+        self.assertIn(" kernel 6.12 (nbguard) and 6.9 (oomd), ", peer_table.head(one))
 
     def test_idle_figures_are_compared_one_by_one(self):
         one = results(outcome(), outcome())
