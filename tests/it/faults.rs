@@ -593,7 +593,9 @@ fn a_fork_bomb_within_its_limit_ends_whole_and_alone() {
     let house = House::new(&ground, "bomb");
     let container = house.container(&ground, Bytes::mib(512));
     let server = Server::restless(&container, 2, BOMB);
-    let Some(pids) = Pids::make(&container, 100) else { return };
+    // So many that they cross the threshold, and too few to reach the limit: v1 has no throttle, and
+    // there the kernel may come first.
+    let Some(pids) = Pids::make(&container, 50) else { return };
     let [small, large] = &server.notebooks[..] else { unreachable!() };
     let daemon = start(&house);
     small.grow(Bytes::mib(20));
